@@ -1,0 +1,474 @@
+//! A lane: claims from the store, sends, judges, reports. The rules are in `retry`; this is their rim.
+//!
+//! It must never write to the database itself, never send a delivery whose last outcome is not on the disk yet, and never let one
+//! delivery, or a fault in this program, stop the others.
+
+use super::{Assignment, Transport};
+use crate::destination::{Answer, Class, Spec, Verdict, judge, webhook};
+use crate::retry::{Change, Fate, Lane as Rules, Permit, Tried};
+use crate::store::{End, Error, Job, Letter, Outcome, Store, Watcher};
+use crate::time::{Tick, Wall, human};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Outcomes that may be unconfirmed at once: as many deliveries may be made twice after a power cut.
+const UNCONFIRMED_MAX: usize = 256;
+/// Deliveries read ahead.
+const READY_AHEAD: usize = 32;
+const WAITING_AHEAD: usize = 8;
+/// A condvar does not count time spent suspended; no wait is longer than this.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+/// Probes of a blocked lane with the same delivery before another one is tried.
+const PROBES_WITH_ONE: u32 = 2;
+
+/// What a step did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Made an attempt.
+    Sent,
+    /// Nothing to do before this tick, or before the lane is woken.
+    Idle(Option<Tick>),
+    /// The lane is at rest.
+    Rest,
+}
+
+/// A lane's state for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// The destination's name.
+    pub name: String,
+    /// The destination's number.
+    pub dest: i64,
+    /// `open`, `paused`, `offline`, …
+    pub state: &'static str,
+    /// Since when, if not open.
+    pub since: Option<Wall>,
+    /// Why, if not open.
+    pub reason: String,
+}
+
+/// One destination's lane.
+#[derive(Debug)]
+pub struct Lane {
+    store: Store,
+    dest: i64,
+    given: Mutex<Given>,
+    inner: Mutex<Inner>,
+    ear: Arc<Ear>,
+    threads: AtomicUsize,
+    wanted: AtomicUsize,
+}
+
+#[derive(Debug, Clone)]
+struct Given {
+    spec: Arc<Spec>,
+    transport: Arc<dyn Transport>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    rules: Rules,
+    cursor: i64,
+    buffer: VecDeque<Job>,
+    // Under way, or finished with the outcome not on the disk yet.
+    busy: HashSet<i64>,
+    // Deliveries that got the lane blocked, and how often.
+    suspects: HashMap<i64, u32>,
+    // Suspects since proven to be their own trouble: another delivery got through.
+    convicted: HashSet<i64>,
+    paused: bool,
+    nudge: Option<i64>,
+    told: (&'static str, Option<Wall>, String),
+}
+
+/// Where the writer leaves word. Its lock is held for a few instructions only.
+#[derive(Debug, Default)]
+struct Ear {
+    heard: Mutex<Heard>,
+    signal: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Heard {
+    generation: u64,
+    confirmed: Vec<i64>,
+    changed: bool,
+}
+
+impl Ear {
+    fn hear(&self, f: impl FnOnce(&mut Heard)) {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        f(&mut heard);
+        heard.generation += 1;
+        drop(heard);
+        self.signal.notify_all();
+    }
+}
+
+impl Watcher for Ear {
+    fn work(&self) {
+        self.hear(|_| ());
+    }
+    fn confirmed(&self, events: &[i64]) {
+        self.hear(|h| h.confirmed.extend_from_slice(events));
+    }
+    fn changed(&self) {
+        self.hear(|h| h.changed = true);
+    }
+}
+
+impl Inner {
+    /// Counts a refusal against a delivery.
+    fn suspect(&mut self, event: i64) -> u32 {
+        let times = self.suspects.entry(event).or_insert(0);
+        *times = times.saturating_add(1);
+        *times
+    }
+}
+
+impl Lane {
+    /// A lane that has not begun; [`Lane::start`] gives it threads, or a test drives [`Lane::step`].
+    pub fn new(store: Store, assignment: Assignment) -> Self {
+        let ear = Arc::new(Ear::default());
+        ear.hear(|h| h.changed = true);
+        Self {
+            store,
+            dest: assignment.dest,
+            given: Mutex::new(Given { spec: assignment.spec, transport: assignment.transport }),
+            inner: Mutex::new(Inner {
+                rules: Rules::new(assignment.policy),
+                cursor: 0,
+                buffer: VecDeque::new(),
+                busy: HashSet::new(),
+                suspects: HashMap::new(),
+                convicted: HashSet::new(),
+                paused: false,
+                nudge: None,
+                told: ("open", None, String::new()),
+            }),
+            ear,
+            threads: AtomicUsize::new(0),
+            wanted: AtomicUsize::new(0),
+        }
+    }
+
+    /// The ear the store talks to.
+    pub fn watcher(lane: &Arc<Lane>) -> Arc<dyn Watcher> {
+        Arc::clone(&lane.ear) as Arc<dyn Watcher>
+    }
+
+    /// Goes on under new rules; what is under way finishes under the old ones.
+    pub fn reassign(&self, assignment: Assignment) {
+        let mut inner = self.inner();
+        inner.rules.set_policy(assignment.policy);
+        // The change may be what a held lane was waiting for.
+        inner.rules.nudge(self.store.timeline().now());
+        *self.given.lock().unwrap_or_else(PoisonError::into_inner) = Given { spec: assignment.spec, transport: assignment.transport };
+        drop(inner);
+        self.ear.hear(|h| h.changed = true);
+    }
+
+    /// Starts as many threads as the destination has workers; those it already has stay.
+    pub fn start(lane: &Arc<Lane>) -> std::io::Result<()> {
+        let wanted = lane.given().spec.workers.max(1);
+        lane.wanted.store(wanted, Ordering::Release);
+        while lane.threads.load(Ordering::Acquire) < wanted {
+            let index = lane.threads.fetch_add(1, Ordering::AcqRel);
+            let me = Arc::clone(lane);
+            let spawned = std::thread::Builder::new().name(format!("lane {}-{index}", lane.dest)).spawn(move || me.run(index));
+            if let Err(e) = spawned {
+                lane.threads.fetch_sub(1, Ordering::AcqRel);
+                return Err(e);
+            }
+        }
+        lane.ear.hear(|_| ());
+        Ok(())
+    }
+
+    /// Asks the threads to end once what they are doing is done. The queue stays.
+    pub fn rest(&self) {
+        self.wanted.store(0, Ordering::Release);
+        self.ear.hear(|_| ());
+    }
+
+    /// Whether no thread is left.
+    pub fn idle(&self) -> bool {
+        self.threads.load(Ordering::Acquire) == 0
+    }
+
+    /// Whether there are as many threads as there should be.
+    pub fn alive(&self) -> bool {
+        self.threads.load(Ordering::Acquire) >= self.wanted.load(Ordering::Acquire)
+    }
+
+    /// The destination's name.
+    pub fn name(&self) -> String {
+        self.given().spec.name.clone()
+    }
+
+    /// For the readiness page; `None` at rest.
+    pub fn status(&self) -> Option<Status> {
+        if self.wanted.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let inner = self.inner();
+        let (state, since, reason) = if inner.paused { ("paused", None, String::new()) } else { inner.told.clone() };
+        Some(Status { name: self.name(), dest: self.dest, state, since, reason })
+    }
+
+    fn run(&self, index: usize) {
+        loop {
+            let generation = self.ear.heard.lock().unwrap_or_else(PoisonError::into_inner).generation;
+            if index >= self.wanted.load(Ordering::Acquire) {
+                break;
+            }
+            // A fault of this program in one step must not end the lane; the pause keeps it from becoming a hot loop.
+            match catch_unwind(AssertUnwindSafe(|| self.step())) {
+                Ok(Step::Sent) => {}
+                Ok(Step::Rest) => break,
+                Ok(Step::Idle(until)) => self.wait(generation, until),
+                Err(_) => {
+                    log::error!("destination {}: the lane met a fault of its own and goes on in a minute", self.name());
+                    self.wait(generation, Some(self.store.timeline().now().after(WAIT_MAX)));
+                }
+            }
+        }
+        self.threads.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    fn wait(&self, generation: u64, until: Option<Tick>) {
+        let patience = until.map_or(WAIT_MAX, |t| t.since(self.store.timeline().now()).min(WAIT_MAX));
+        let heard = self.ear.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        if heard.generation == generation {
+            drop(self.ear.signal.wait_timeout(heard, patience));
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn given(&self) -> Given {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// One attempt, if one may be made now.
+    pub fn step(&self) -> Step {
+        let now = self.store.timeline().now();
+        let (mut job, probe) = {
+            let mut inner = self.inner();
+            if let Err(e) = self.listen(&mut inner, now) {
+                return self.unreadable(&e, now);
+            }
+            if inner.paused || inner.busy.len() >= UNCONFIRMED_MAX {
+                return Step::Idle(None);
+            }
+            let probe = match inner.rules.permit(now) {
+                Permit::Send => false,
+                Permit::Probe => true,
+                Permit::Wait(until) => return Step::Idle(Some(until)),
+                Permit::Busy => return Step::Idle(None),
+            };
+            let job = match self.next(&mut inner, now) {
+                Ok(Some(job)) => job,
+                Ok(None) => return Step::Idle(self.next_due(now)),
+                Err(e) => return self.unreadable(&e, now),
+            };
+            if probe {
+                inner.rules.probe_begins();
+            }
+            inner.busy.insert(job.event);
+            (job, probe)
+        };
+        let given = self.given();
+        let event_id = self.store.ids().event(job.random).id(job.event);
+        let attempt = catch_unwind(AssertUnwindSafe(|| self.attempt(&given, &mut job, &event_id)));
+        let (verdict, fresh) = attempt.unwrap_or_else(|_| (internal("the attempt met a fault of this program"), None));
+        self.report(&given.spec, job, &event_id, verdict, fresh, probe);
+        Step::Sent
+    }
+
+    /// Takes in what the writer left: confirmations first, then the operator's switches.
+    fn listen(&self, inner: &mut Inner, now: Tick) -> Result<(), Error> {
+        let (confirmed, changed) = {
+            let mut heard = self.ear.heard.lock().unwrap_or_else(PoisonError::into_inner);
+            (std::mem::take(&mut heard.confirmed), std::mem::take(&mut heard.changed))
+        };
+        for event in confirmed {
+            inner.busy.remove(&event);
+        }
+        if !changed {
+            return Ok(());
+        }
+        let row = match self.store.read(|view| view.destination(self.dest)) {
+            Ok(row) => row,
+            Err(e) => {
+                self.ear.hear(|h| h.changed = true);
+                return Err(e);
+            }
+        };
+        // What was read ahead may have been dropped or retried by hand: read it again.
+        inner.buffer.clear();
+        inner.cursor = 0;
+        let Some(row) = row else { return Ok(()) };
+        inner.paused = row.paused;
+        if inner.nudge.is_some_and(|n| n != row.nudge) {
+            inner.rules.nudge(now);
+        }
+        if inner.nudge.replace(row.nudge).is_none() && row.state != "open" {
+            // Left over from an earlier run; this one has seen no trouble yet.
+            self.store.lane_state(self.dest, "open", self.store.timeline().wall(), String::new());
+        }
+        Ok(())
+    }
+
+    fn unreadable(&self, e: &Error, now: Tick) -> Step {
+        log::error!("destination {}: the queue cannot be read, trying again in 5 s: {e}", self.name());
+        Step::Idle(Some(now.after(Duration::from_secs(5))))
+    }
+
+    /// The next delivery that is due: four fresh ones, then one that was put off, so that neither keeps the other waiting for ever.
+    fn next(&self, inner: &mut Inner, now: Tick) -> Result<Option<Job>, Error> {
+        if inner.buffer.is_empty() {
+            let (ready, waiting) = self.store.read(|view| {
+                let ready = view.claim_ready(self.dest, inner.cursor, READY_AHEAD)?;
+                Ok((ready, view.claim_waiting(self.dest, now, WAITING_AHEAD + inner.busy.len())?))
+            })?;
+            if let Some(last) = ready.last() {
+                inner.cursor = last.event;
+            }
+            let mut waiting = waiting.into_iter().filter(|j| !inner.busy.contains(&j.event));
+            let mut ready = ready.into_iter().filter(|j| !inner.busy.contains(&j.event)).peekable();
+            let mut buffer = VecDeque::new();
+            while ready.peek().is_some() {
+                buffer.extend(ready.by_ref().take(4));
+                buffer.extend(waiting.next());
+            }
+            buffer.extend(waiting);
+            inner.buffer = buffer;
+        }
+        Ok(inner.buffer.pop_front())
+    }
+
+    fn next_due(&self, now: Tick) -> Option<Tick> {
+        match self.store.read(|view| view.next_due(self.dest, now)) {
+            Ok(due) => due,
+            Err(e) => {
+                log::error!("destination {}: the queue cannot be read: {e}", self.name());
+                Some(now.after(Duration::from_secs(5)))
+            }
+        }
+    }
+
+    /// Renders, signs, sends, judges. The second part is the body to keep for further attempts, if it is not kept already.
+    fn attempt(&self, given: &Given, job: &mut Job, event_id: &str) -> (Verdict, Option<Vec<u8>>) {
+        let spec = &given.spec;
+        let mut fresh = None;
+        let body = match &job.rendered {
+            Some(kept) => kept.clone(),
+            None => match webhook::render(spec, &job.event_body) {
+                Ok(None) => job.event_body.clone(),
+                Ok(Some(made)) => {
+                    fresh = Some(made.clone());
+                    made
+                }
+                Err(e) => return (internal(&e.to_string()), None),
+            },
+        };
+        let wall = self.store.timeline().wall();
+        let identity = webhook::Identity { event_id, kind: &job.kind };
+        let request = webhook::request(spec, identity, body, job.attempts.saturating_add(1), wall);
+        let answer = given.transport.send(&spec.url, &request);
+        let now = std::time::UNIX_EPOCH + Duration::from_millis(u64::try_from(wall.0).unwrap_or(0));
+        let verdict = judge(&spec.url, &answer, self.store.timeline().trusted(), now);
+        // Bytes that never reached a receiver bind nobody; those that may have are kept.
+        let reached = match &answer {
+            Answer::Response(_) => true,
+            Answer::Failure { kind, .. } => kind.may_have_sent(),
+        };
+        (verdict, fresh.filter(|_| reached))
+    }
+
+    fn report(&self, spec: &Spec, mut job: Job, event_id: &str, verdict: Verdict, fresh: Option<Vec<u8>>, probe: bool) {
+        let (now, wall) = (self.store.timeline().now(), self.store.timeline().wall());
+        let age_ms = if job.attempts == 0 { 0 } else { job.age_ms.saturating_add(millis(now.since(job.seen))) };
+        let mut inner = self.inner();
+        let tried = Tried {
+            counted: job.attempts,
+            age: Duration::from_millis(u64::try_from(age_ms).unwrap_or(0)),
+            probe,
+            own_trouble: inner.convicted.contains(&job.event),
+        };
+        let (fate, change) = inner.rules.judged(&verdict, tried, now, fastrand::f64());
+        let attempts = job.attempts.saturating_add(1);
+        let Verdict { class, code, status, reason, answer, .. } = verdict;
+        log::debug!("destination {}: {event_id} attempt {attempts}: {class} {code}: {reason}", spec.name);
+        if class != Class::Refused {
+            inner.suspects.remove(&job.event);
+        }
+        self.tell(spec, &mut inner, change, &reason, wall);
+        let end = match fate {
+            Fate::Done => Some(End::Done { at: wall, attempts, status }),
+            Fate::Later(due) => Some(End::Later { due, attempts, age_ms, seen: now, code: code.to_owned(), reason }),
+            Fate::Dead => {
+                log::warn!("destination {}: {event_id} is given up after {attempts} attempts and kept as a dead letter: {reason}", spec.name);
+                let (class, code) = (class.name().to_owned(), code.to_owned());
+                Some(End::Dead(Box::new(Letter { at: wall, attempts, class, code, status, reason, answer })))
+            }
+            Fate::Again => fresh.is_some().then_some(End::Unmoved),
+        };
+        let (dest, event) = (self.dest, job.event);
+        if fate == Fate::Again {
+            inner.busy.remove(&event);
+            job.rendered = job.rendered.or_else(|| fresh.clone());
+            let stale = class == Class::Refused && inner.suspect(event) >= PROBES_WITH_ONE;
+            if stale { inner.buffer.push_back(job) } else { inner.buffer.push_front(job) }
+        }
+        drop(inner);
+        if let Some(end) = end {
+            self.store.outcome(Outcome { dest, event, end, rendered: fresh });
+        }
+        // Other workers may be waiting for this attempt to end.
+        self.ear.hear(|_| ());
+    }
+
+    fn tell(&self, spec: &Spec, inner: &mut Inner, change: Option<Change>, reason: &str, wall: Wall) {
+        match change {
+            None => {}
+            Some(Change::Held(why)) => {
+                inner.convicted.clear();
+                let waiting = self.store.read(|v| v.counts(self.dest)).map_or(0, |c| c.waiting());
+                let next = inner.rules.hold().map_or(Duration::ZERO, |(_, at)| at.since(self.store.timeline().now()));
+                log::warn!(
+                    "destination {}: {} since {}, {waiting} waiting; nothing is lost, next attempt in {}: {reason}",
+                    spec.name,
+                    why.name(),
+                    wall.rfc3339(),
+                    human(next)
+                );
+                inner.told = (why.name(), Some(wall), reason.to_owned());
+                self.store.lane_state(self.dest, why.name(), wall, reason.to_owned());
+            }
+            Some(Change::Opened) => {
+                log::info!("destination {}: well again, sending what waited", spec.name);
+                inner.convicted = std::mem::take(&mut inner.suspects).into_keys().collect();
+                if !inner.convicted.is_empty() {
+                    log::warn!("destination {}: {} deliveries were refused while others got through; each now waits alone", spec.name, inner.convicted.len());
+                }
+                inner.told = ("open", None, String::new());
+                self.store.lane_state(self.dest, "open", wall, String::new());
+            }
+        }
+    }
+}
+
+fn internal(reason: &str) -> Verdict {
+    Verdict { class: Class::Internal, code: "internal", status: None, wait: None, reason: reason.to_owned(), answer: String::new() }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,102 @@
+//! Delivery: a lane, which is one or more threads, for each destination. Blocking on purpose; a sick receiver stops its own lane only.
+
+mod lane;
+mod resolver;
+mod transport;
+
+pub use lane::{Lane, Step};
+pub use resolver::is_local;
+pub use transport::{Http, Network, Transport, certificates};
+
+use crate::destination::Spec;
+use crate::retry::Policy;
+use crate::store::Store;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A destination as a lane needs it.
+#[derive(Debug, Clone)]
+pub struct Assignment {
+    /// Its number.
+    pub dest: i64,
+    /// What to send where.
+    pub spec: Arc<Spec>,
+    /// When to try again.
+    pub policy: Policy,
+    /// How it gets there.
+    pub transport: Arc<dyn Transport>,
+}
+
+/// All lanes. A lane, once made, lives as long as the daemon: a destination that is taken out of the configuration keeps its lane
+/// asleep, so that putting it back can never make a second one beside outcomes still on their way.
+#[derive(Debug)]
+pub struct Lanes {
+    store: Store,
+    lanes: Mutex<BTreeMap<i64, Arc<Lane>>>,
+}
+
+impl Lanes {
+    /// No lanes yet.
+    pub fn new(store: Store) -> Self {
+        Self { store, lanes: Mutex::default() }
+    }
+
+    fn lanes(&self) -> std::sync::MutexGuard<'_, BTreeMap<i64, Arc<Lane>>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the lanes be these: new ones start, missing ones go to sleep with their queue, the others go on under the new rules.
+    pub fn assign(&self, assignments: Vec<Assignment>) -> std::io::Result<()> {
+        let mut lanes = self.lanes();
+        for (dest, lane) in lanes.iter() {
+            if assignments.iter().all(|a| a.dest != *dest) {
+                lane.rest();
+            }
+        }
+        for assignment in assignments {
+            let lane = match lanes.get(&assignment.dest) {
+                Some(lane) => {
+                    lane.reassign(assignment);
+                    Arc::clone(lane)
+                }
+                None => {
+                    let dest = assignment.dest;
+                    let lane = Arc::new(Lane::new(self.store.clone(), assignment));
+                    self.store.watch(dest, Some(Lane::watcher(&lane)));
+                    lanes.insert(dest, Arc::clone(&lane));
+                    lane
+                }
+            };
+            Lane::start(&lane)?;
+        }
+        Ok(())
+    }
+
+    /// A line a lane for the readiness page.
+    pub fn status(&self) -> Vec<lane::Status> {
+        self.lanes().values().filter_map(|l| l.status()).collect()
+    }
+
+    /// Whether every lane's threads are alive.
+    pub fn alive(&self) -> bool {
+        self.lanes().values().all(|l| l.alive())
+    }
+
+    /// Ends all lanes: what is on its way may finish until `deadline`. What has not by then is sent again after the next start.
+    pub fn stop(&self, deadline: Instant) {
+        let lanes: Vec<Arc<Lane>> = self.lanes().values().cloned().collect();
+        for lane in &lanes {
+            lane.rest();
+        }
+        for lane in &lanes {
+            while !lane.idle() {
+                if Instant::now() >= deadline {
+                    log::warn!("destination {}: an attempt is still under way; it will be made again after the next start", lane.name());
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! One attempt over HTTP with ureq. The only place that does; it judges nothing.
+//!
+//! It must never follow a redirect, never read more of an answer than its cap, and never write a URL's path or query to a log: tokens
+//! live there.
+
+use super::resolver::{CachingResolver, PublicHttp};
+use crate::destination::{Answer, Failure, Request, Response, Timeouts};
+use std::fmt;
+use std::io::{ErrorKind, Read};
+use std::sync::Arc;
+use ureq::config::Config;
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+use ureq::{Agent, Error, Timeout};
+use url::Url;
+
+/// Bytes of an answer's body that are read.
+const ANSWER_BYTES_MAX: u64 = 4096;
+const HEADER_BYTES_MAX: usize = 16 * 1024;
+
+/// Carries a request to a receiver and brings back what came; tests bring their own.
+pub trait Transport: Send + Sync + fmt::Debug {
+    /// One attempt. Blocks, at most for the deadlines it was made with.
+    fn send(&self, url: &Url, request: &Request) -> Answer;
+}
+
+/// What connections need beside the URL.
+#[derive(Debug, Clone, Default)]
+pub struct Network {
+    /// PEM certificates to trust instead of the built-in ones.
+    pub roots: Option<Arc<Vec<u8>>>,
+    /// `http://host:port` of a proxy.
+    pub proxy: Option<String>,
+}
+
+/// The real transport. Keeps connections alive between attempts.
+#[derive(Debug)]
+pub struct Http {
+    agent: Agent,
+    resolver: Arc<CachingResolver>,
+}
+
+// ureq takes its resolver by value; this lets both sides have it.
+#[derive(Debug)]
+struct Shared(Arc<CachingResolver>);
+
+impl Resolver for Shared {
+    fn resolve(&self, uri: &ureq::http::Uri, config: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
+        self.0.resolve(uri, config, timeout)
+    }
+}
+
+impl Http {
+    /// `allow_public_http`: the destination's `allow_http`. Fails with a sentence when the CA file or the proxy is not usable.
+    pub fn new(timeouts: &Timeouts, network: &Network, allow_public_http: bool) -> Result<Self, String> {
+        let mut tls = TlsConfig::builder();
+        if let Some(pem) = &network.roots {
+            tls = tls.root_certs(RootCerts::from(certificates(pem)?));
+        }
+        let proxy = match &network.proxy {
+            Some(text) => Some(ureq::Proxy::new(text).map_err(|e| format!("the proxy is not usable: {e}"))?),
+            None => None,
+        };
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .user_agent("")
+            .accept("")
+            .accept_encoding("")
+            .timeout_global(Some(timeouts.total))
+            .timeout_connect(Some(timeouts.connect))
+            .timeout_resolve(Some(timeouts.connect))
+            .max_response_header_size(HEADER_BYTES_MAX)
+            .input_buffer_size(8 * 1024)
+            .output_buffer_size(8 * 1024)
+            .max_idle_connections(4)
+            .max_idle_connections_per_host(4)
+            .tls_config(tls.build())
+            .proxy(proxy)
+            .build();
+        let resolver = Arc::new(CachingResolver::new(allow_public_http));
+        let agent = Agent::with_parts(config, DefaultConnector::new(), Shared(Arc::clone(&resolver)));
+        Ok(Self { agent, resolver })
+    }
+}
+
+/// The certificates of a PEM file.
+pub fn certificates(pem: &[u8]) -> Result<Vec<Certificate<'static>>, String> {
+    let mut found = Vec::new();
+    for item in parse_pem(pem) {
+        match item {
+            Ok(PemItem::Certificate(c)) => found.push(c),
+            Ok(_) => {}
+            Err(e) => return Err(format!("the CA file is no PEM: {e}")),
+        }
+    }
+    if found.is_empty() { Err("the CA file holds no certificate".to_owned()) } else { Ok(found) }
+}
+
+impl Transport for Http {
+    fn send(&self, url: &Url, request: &Request) -> Answer {
+        let mut builder = self.agent.post(url.as_str());
+        for (name, value) in &request.headers {
+            builder = builder.header(name.as_str(), value.as_str());
+        }
+        match builder.send(&request.body[..]) {
+            Ok(mut answer) => {
+                let header = |name: &str| answer.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
+                let mut response = Response {
+                    status: answer.status().as_u16(),
+                    retry_after: header("retry-after"),
+                    date: header("date"),
+                    location: header("location"),
+                    body: Vec::new(),
+                };
+                // The status is the answer; a body that breaks off does not unsay it.
+                let _ = answer.body_mut().as_reader().take(ANSWER_BYTES_MAX).read_to_end(&mut response.body);
+                Answer::Response(response)
+            }
+            Err(e) => {
+                let (kind, detail) = classify(&e);
+                if matches!(kind, Failure::Refused | Failure::Unreachable | Failure::ConnectTimeout) {
+                    self.resolver.forget();
+                }
+                Answer::Failure { kind, detail }
+            }
+        }
+    }
+}
+
+fn classify(e: &Error) -> (Failure, String) {
+    let kind = match e {
+        Error::HostNotFound | Error::Timeout(Timeout::Resolve) => Failure::Dns,
+        Error::ConnectionFailed => Failure::Unreachable,
+        Error::Timeout(Timeout::Connect) => Failure::ConnectTimeout,
+        Error::Timeout(_) => Failure::Timeout,
+        Error::Tls(_) | Error::Rustls(_) | Error::Pem(_) | Error::TlsRequired => Failure::Tls,
+        Error::ConnectProxyFailed(_) => Failure::Unreachable,
+        Error::Other(inner) if inner.is::<PublicHttp>() => Failure::PublicHttp,
+        Error::Io(io) => match io.kind() {
+            ErrorKind::ConnectionRefused => Failure::Refused,
+            ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown | ErrorKind::AddrNotAvailable => {
+                Failure::Unreachable
+            }
+            ErrorKind::TimedOut | ErrorKind::WouldBlock => Failure::Timeout,
+            // rustls hands its own errors through io with this kind.
+            ErrorKind::InvalidData => Failure::Tls,
+            ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof => Failure::Reset,
+            _ => Failure::Unreachable,
+        },
+        _ => Failure::Protocol,
+    };
+    // Only texts that cannot hold a URL are passed on.
+    let detail = match e {
+        Error::BadUri(_) | Error::RequireHttpsOnly(_) => String::new(),
+        Error::Io(io) => io.kind().to_string(),
+        other => other.to_string(),
+    };
+    (kind, detail)
+}

@@ -1,0 +1,615 @@
+//! Everything that is kept: leads, events, deliveries. SQLite, one writer thread, any number of readers.
+//!
+//! An answer from here that something is kept means it was fsynced. Nothing outside this folder knows SQL.
+
+mod destinations;
+mod error;
+mod leads;
+mod queue;
+mod schema;
+mod writer;
+
+pub use destinations::Row as Destination;
+pub use error::Error;
+pub use leads::{Logged, Record, SUBMISSIONS_REMEMBERED};
+pub use queue::{Counts, End, Entry, Job, Letter, Outcome};
+pub use schema::VERSION;
+
+use crate::event::{Draft, Kind};
+use crate::id::{IdKey, Seed};
+use crate::lead::{Fault, Lead};
+use crate::time::{Clock, Tick, Timeline, Wall};
+use rusqlite::{Connection, TransactionBehavior};
+use std::collections::{HashMap, VecDeque};
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How the store works. Only `path` is configured; the rest are bounds chosen for a small board.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The database file.
+    pub path: PathBuf,
+    /// Commands that may wait for the writer.
+    pub queue_max: usize,
+    /// Bytes of event bodies that may wait for the writer.
+    pub queue_bytes_max: usize,
+    /// Commands in one transaction.
+    pub batch_max: usize,
+    /// Bytes of event bodies in one transaction.
+    pub batch_bytes_max: usize,
+    /// How long outcomes wait for a capture to share a commit with.
+    pub flush_after: Duration,
+    /// This many outcomes do not wait any longer.
+    pub flush_at: usize,
+}
+
+impl Options {
+    /// The usual bounds for the database at `path`.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            queue_max: 1024,
+            queue_bytes_max: 4 << 20,
+            batch_max: 512,
+            batch_bytes_max: 1 << 20,
+            flush_after: Duration::from_millis(50),
+            flush_at: 128,
+        }
+    }
+}
+
+/// A lane's ear: told what the store has done. Must return at once and never call back into the store.
+pub trait Watcher: Send + Sync {
+    /// There may be something new to send.
+    fn work(&self);
+    /// The outcomes of these events are on the disk.
+    fn confirmed(&self, events: &[i64]);
+    /// Another process changed the database: read the destination's row again.
+    fn changed(&self);
+}
+
+/// Where a new event goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The destination's number.
+    pub dest: i64,
+    /// The destination's filter failed on this event: it becomes a dead letter with this reason, never "not wanted".
+    pub fault: Option<String>,
+}
+
+/// An event about to be kept.
+#[derive(Debug)]
+pub struct NewEvent {
+    /// Its bytes, ids open.
+    pub draft: Draft,
+    /// Its id, all but the number.
+    pub event: Seed,
+    /// The id of the lead it creates, all but the number; of no meaning for other kinds.
+    pub lead: Seed,
+    /// Where it goes.
+    pub targets: Vec<Target>,
+}
+
+/// A capture that is on the disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Captured {
+    /// `lead_…`
+    pub lead_id: String,
+    /// `evt_…`
+    pub event_id: String,
+    /// The submission had been kept before; these are its first ids.
+    pub repeated: bool,
+}
+
+/// What a change makes of a lead.
+#[derive(Debug)]
+pub struct Changes {
+    /// The lead's new state; `None` leaves it.
+    pub lead: Option<Lead>,
+    /// What to tell, in order.
+    pub events: Vec<NewEvent>,
+}
+
+/// Works out a change from the lead's present state. Runs in the writer's transaction: pure and quick.
+pub type ChangeFn = Box<dyn Fn(&Record) -> Result<Changes, Fault> + Send>;
+
+/// A command for the writer.
+pub(crate) enum Work {
+    Capture { event: Box<NewEvent>, submission: Option<[u8; 16]> },
+    Change { lead: String, change: ChangeFn },
+    Register(Vec<String>),
+    LaneState { dest: i64, state: &'static str, since: Wall, reason: String },
+    Ping,
+}
+
+impl Work {
+    fn bytes(&self) -> usize {
+        match self {
+            Work::Capture { event, .. } => event.draft.bytes().len(),
+            _ => 256,
+        }
+    }
+}
+
+/// What the writer answers, once it is on the disk.
+#[derive(Debug)]
+pub enum Done {
+    /// To a capture.
+    Captured(Captured),
+    /// To a change: the lead as it is now and the ids of the events made.
+    Changed(Box<(Record, Vec<String>)>),
+    /// To a change that the lead's state does not allow.
+    Refused(Fault),
+    /// To a change of a lead that is not there.
+    Missing,
+    /// To a registration: numbers, in order.
+    Registered(Vec<i64>),
+    /// To anything else.
+    Kept,
+}
+
+type Reply = Box<dyn FnOnce(Result<Done, Error>) + Send>;
+
+const WAITING: u8 = 0;
+const TAKEN: u8 = 1;
+const ABANDONED: u8 = 2;
+
+/// Lets a caller give up on a command that the writer has not begun.
+#[derive(Debug, Clone)]
+pub struct Ticket(Arc<AtomicU8>);
+
+impl Ticket {
+    /// True when the command will now never be carried out; false when it is too late for that.
+    pub fn abandon(&self) -> bool {
+        self.0.compare_exchange(WAITING, ABANDONED, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    fn take(&self) -> bool {
+        self.0.compare_exchange(WAITING, TAKEN, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
+
+struct Command {
+    work: Work,
+    reply: Reply,
+    ticket: Ticket,
+}
+
+#[derive(Default)]
+struct Queue {
+    commands: VecDeque<Command>,
+    bytes: usize,
+    outcomes: Vec<Outcome>,
+    stopping: bool,
+}
+
+struct Shared {
+    options: Options,
+    timeline: Timeline,
+    ids: IdKey,
+    queue: Mutex<Queue>,
+    signal: Condvar,
+    watchers: Mutex<HashMap<i64, Arc<dyn Watcher>>>,
+    pool: Mutex<Vec<(u64, Connection)>>,
+    // Counts up whenever the disk failed and all connections must be opened anew.
+    epoch: AtomicU64,
+    damaged: AtomicBool,
+    // Held for as long as the daemon lives; other processes see by it that there is one.
+    _lock: File,
+}
+
+// A poisoned lock means that a thread died in the middle of moving queue entries, which none of the code under these locks can do
+// without the data staying whole; going on is right.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A handle on the store of a running daemon. Cheap to clone.
+#[derive(Clone)]
+pub struct Store(Arc<Shared>);
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Store({})", self.0.options.path.display())
+    }
+}
+
+/// The writer's thread; stop it last.
+#[derive(Debug)]
+pub struct Writer {
+    store: Store,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Writer {
+    /// Commits what waits, checkpoints, and ends the thread.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        lock(&self.store.0.queue).stopping = true;
+        self.store.0.signal.notify_all();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("the writer ended by a panic; what it had not committed was not acknowledged either");
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// The lock file of the daemon whose database is `path`.
+fn lock_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    PathBuf::from(name)
+}
+
+/// Whether a daemon is running with this database.
+pub fn daemon_runs(path: &Path) -> bool {
+    // A shared lock, so that two commands asking at once do not see each other.
+    File::open(lock_path(path)).is_ok_and(|f| matches!(f.try_lock_shared(), Err(TryLockError::WouldBlock)))
+}
+
+impl Store {
+    /// Opens (or makes, or migrates) the database and starts the writer.
+    pub fn open(options: Options, clock: Arc<dyn Clock>) -> Result<(Store, Writer), Error> {
+        let path = options.path.clone();
+        let failed = |message: String| Error::Open { path: path.clone(), message };
+        let lock_file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(lock_path(&path))
+            .map_err(|e| failed(format!("cannot make its lock file beside it: {e}; the folder must exist and be writable")))?;
+        match lock_file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Error::InUse(path)),
+            Err(TryLockError::Error(e)) => return Err(failed(format!("cannot lock its lock file: {e}"))),
+        }
+        let mut conn = schema::connect(&path, schema::Purpose::Writer)?;
+        schema::migrate(&mut conn, &path)?;
+        let bytes = std::fs::metadata(&path).map_or(0, |m| m.len());
+        let check_later = bytes > schema::CHECK_BYTES_MAX;
+        if !check_later {
+            schema::quick_check(&conn)?;
+        }
+        let ids = IdKey::new(schema::id_key(&conn)?);
+        let timeline = schema::timeline(&conn, clock)?;
+        let released = queue::release_orphans(&conn)?;
+        if released > 0 {
+            log::warn!("{released} held deliveries had nothing left to wait for and were released");
+        }
+        let shared = Arc::new(Shared {
+            options,
+            timeline,
+            ids,
+            queue: Mutex::default(),
+            signal: Condvar::new(),
+            watchers: Mutex::default(),
+            pool: Mutex::default(),
+            epoch: AtomicU64::new(0),
+            damaged: AtomicBool::new(false),
+            _lock: lock_file,
+        });
+        let store = Store(shared);
+        if check_later {
+            let store = store.clone();
+            let checker = std::thread::Builder::new().name("check".into()).spawn(move || store.check_in_background());
+            checker.map_err(|e| failed(format!("no thread for its check: {e}")))?;
+        }
+        let mut writer = writer::State::new(store.clone(), conn)?;
+        let thread = std::thread::Builder::new()
+            .name("writer".into())
+            .spawn(move || writer.run())
+            .map_err(|e| failed(format!("no thread for the writer: {e}")))?;
+        Ok((store.clone(), Writer { store, thread: Some(thread) }))
+    }
+
+    fn check_in_background(&self) {
+        match self.read(|view| schema::quick_check(view.0)) {
+            Ok(()) => log::debug!("the database was checked and is whole"),
+            Err(e) => {
+                self.0.damaged.store(true, Ordering::Relaxed);
+                log::error!("{e}; leads are still taken, but copy the database away now and look at the card");
+            }
+        }
+    }
+
+    /// Whether the check in the background found damage.
+    pub fn damaged(&self) -> bool {
+        self.0.damaged.load(Ordering::Relaxed)
+    }
+
+    /// The daemon's own time.
+    pub fn timeline(&self) -> &Timeline {
+        &self.0.timeline
+    }
+
+    /// What makes and reads ids.
+    pub fn ids(&self) -> &IdKey {
+        &self.0.ids
+    }
+
+    /// Asks the writer to keep a captured lead. `reply` is called on the writer's thread, after the fsync, and must not block.
+    pub fn capture(
+        &self,
+        event: NewEvent,
+        submission: Option<[u8; 16]>,
+        reply: impl FnOnce(Result<Done, Error>) + Send + 'static,
+    ) -> Result<Ticket, Error> {
+        self.submit(Work::Capture { event: Box::new(event), submission }, Box::new(reply))
+    }
+
+    /// Asks the writer to change the lead with this public id.
+    pub fn change(
+        &self,
+        lead: &str,
+        change: ChangeFn,
+        reply: impl FnOnce(Result<Done, Error>) + Send + 'static,
+    ) -> Result<Ticket, Error> {
+        self.submit(Work::Change { lead: lead.to_owned(), change }, Box::new(reply))
+    }
+
+    /// Gives each destination its number. Blocks.
+    pub fn register(&self, names: Vec<String>) -> Result<Vec<i64>, Error> {
+        match self.call(Work::Register(names))? {
+            Done::Registered(numbers) => Ok(numbers),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Returns once the writer has come round, or `Busy` after `patience`. Writes nothing.
+    pub fn ping(&self, patience: Duration) -> Result<(), Error> {
+        let (tx, rx) = std::sync::mpsc::sync_channel(1);
+        self.submit(Work::Ping, Box::new(move |r| drop(tx.try_send(r))))?;
+        rx.recv_timeout(patience).map_err(|_| Error::Busy)?.map(|_| ())
+    }
+
+    /// Notes a lane's state for people and commands; best effort, nothing depends on it.
+    pub fn lane_state(&self, dest: i64, state: &'static str, since: Wall, reason: String) {
+        let told = self.submit(Work::LaneState { dest, state, since, reason }, Box::new(|_| ()));
+        if told.is_err() {
+            log::debug!("destination number {dest}: its state could not be noted, the writer is busy");
+        }
+    }
+
+    fn call(&self, work: Work) -> Result<Done, Error> {
+        let (tx, rx) = std::sync::mpsc::sync_channel(1);
+        self.submit(work, Box::new(move |r| drop(tx.try_send(r))))?;
+        rx.recv().map_err(|_| Error::Sql("the writer dropped a command".to_owned()))?
+    }
+
+    fn submit(&self, work: Work, reply: Reply) -> Result<Ticket, Error> {
+        let ticket = Ticket(Arc::new(AtomicU8::new(WAITING)));
+        let bytes = work.bytes();
+        let mut queue = lock(&self.0.queue);
+        let full = queue.commands.len() >= self.0.options.queue_max || queue.bytes + bytes > self.0.options.queue_bytes_max;
+        if queue.stopping || full {
+            return Err(Error::Busy);
+        }
+        queue.bytes += bytes;
+        queue.commands.push_back(Command { work, reply, ticket: ticket.clone() });
+        drop(queue);
+        self.0.signal.notify_one();
+        Ok(ticket)
+    }
+
+    /// Hands an outcome to the writer. Never blocks and is never refused: a lane keeps few of them unconfirmed.
+    pub fn outcome(&self, outcome: Outcome) {
+        let mut queue = lock(&self.0.queue);
+        queue.outcomes.push(outcome);
+        let wake = queue.outcomes.len() == 1 || queue.outcomes.len() >= self.0.options.flush_at;
+        drop(queue);
+        if wake {
+            self.0.signal.notify_one();
+        }
+    }
+
+    /// From now on `watcher` hears about destination number `dest`; `None` ends that.
+    pub fn watch(&self, dest: i64, watcher: Option<Arc<dyn Watcher>>) {
+        let mut watchers = lock(&self.0.watchers);
+        match watcher {
+            Some(w) => watchers.insert(dest, w),
+            None => watchers.remove(&dest),
+        };
+    }
+
+    /// Reads. Everything `f` sees is one moment; it must be short, because the log cannot be shortened past it.
+    pub fn read<T>(&self, f: impl FnOnce(&View<'_>) -> Result<T, Error>) -> Result<T, Error> {
+        let epoch = self.0.epoch.load(Ordering::Acquire);
+        let pooled = lock(&self.0.pool).pop().filter(|(e, _)| *e == epoch);
+        let mut conn = match pooled {
+            Some((_, conn)) => conn,
+            None => schema::connect(&self.0.options.path, schema::Purpose::Reader)?,
+        };
+        let tx = conn.transaction()?;
+        let result = f(&View(&tx));
+        drop(tx);
+        if !matches!(result, Err(Error::Disk(_))) {
+            let mut pool = lock(&self.0.pool);
+            if pool.len() < 8 {
+                pool.push((epoch, conn));
+            }
+        }
+        result
+    }
+
+    /// Waits until the writer has nothing left to do, or `patience` has passed; true in the first case. For stopping and for tests.
+    pub fn settle(&self, patience: Duration) -> bool {
+        let until = std::time::Instant::now() + patience;
+        while std::time::Instant::now() < until {
+            if lock(&self.0.queue).outcomes.is_empty() && self.ping(Duration::from_secs(1)).is_ok() && lock(&self.0.queue).outcomes.is_empty()
+            {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        false
+    }
+}
+
+/// The database as it is at one moment.
+#[derive(Debug)]
+pub struct View<'c>(&'c Connection);
+
+impl View<'_> {
+    /// See [`Job`]: never attempted, after event `after`.
+    pub fn claim_ready(&self, dest: i64, after: i64, limit: usize) -> Result<Vec<Job>, Error> {
+        queue::claim_ready(self.0, dest, after, limit)
+    }
+
+    /// See [`Job`]: put off and due by `now`.
+    pub fn claim_waiting(&self, dest: i64, now: Tick, limit: usize) -> Result<Vec<Job>, Error> {
+        queue::claim_waiting(self.0, dest, now, limit)
+    }
+
+    /// When the next one that was put off is due.
+    pub fn next_due(&self, dest: i64, after: Tick) -> Result<Option<Tick>, Error> {
+        queue::next_due(self.0, dest, after)
+    }
+
+    /// How much there is to do.
+    pub fn counts(&self, dest: i64) -> Result<Counts, Error> {
+        queue::counts(self.0, dest)
+    }
+
+    /// When the oldest unfinished event was made.
+    pub fn oldest(&self, dest: i64) -> Result<Option<Wall>, Error> {
+        queue::oldest(self.0, dest)
+    }
+
+    /// Unfinished and dead deliveries of a destination.
+    pub fn deliveries(&self, dest: i64, state: Option<&str>, after: i64, limit: i64) -> Result<Vec<Entry>, Error> {
+        queue::list(self.0, dest, state, after, limit)
+    }
+
+    /// All deliveries of an event.
+    pub fn deliveries_of(&self, event: i64) -> Result<Vec<Entry>, Error> {
+        queue::of_event(self.0, event)
+    }
+
+    /// The lead with this public id.
+    pub fn lead(&self, ids: &IdKey, public: &str) -> Result<Option<Record>, Error> {
+        leads::by_id(self.0, ids, public)
+    }
+
+    /// Leads before number `before`, newest first.
+    pub fn leads(&self, before: i64, limit: i64) -> Result<Vec<Record>, Error> {
+        leads::page(self.0, before, limit)
+    }
+
+    /// A lead's events.
+    pub fn events_of(&self, ids: &IdKey, number: i64) -> Result<Vec<Logged>, Error> {
+        leads::events_of(self.0, ids, number)
+    }
+
+    /// The number of the event with this public id.
+    pub fn event_number(&self, ids: &IdKey, public: &str) -> Result<Option<i64>, Error> {
+        leads::event_number(self.0, ids, public)
+    }
+
+    /// All destinations ever configured.
+    pub fn destinations(&self) -> Result<Vec<Destination>, Error> {
+        destinations::all(self.0)
+    }
+
+    /// The one with this number.
+    pub fn destination(&self, dest: i64) -> Result<Option<Destination>, Error> {
+        destinations::numbered(self.0, dest)
+    }
+}
+
+/// The database from a command's side: beside a running daemon or without one. Never makes or migrates the file.
+#[derive(Debug)]
+pub struct Desk {
+    conn: Connection,
+    ids: IdKey,
+}
+
+/// Rows a command changes in one transaction, so that captures never wait long for it.
+const DESK_BATCH: usize = 200;
+
+impl Desk {
+    /// Opens the database at `path`.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let conn = schema::connect(path, schema::Purpose::Command)?;
+        let ids = IdKey::new(schema::id_key(&conn)?);
+        Ok(Self { conn, ids })
+    }
+
+    /// What makes and reads ids.
+    pub fn ids(&self) -> &IdKey {
+        &self.ids
+    }
+
+    /// Reads.
+    pub fn read<T>(&mut self, f: impl FnOnce(&View<'_>) -> Result<T, Error>) -> Result<T, Error> {
+        let tx = self.conn.transaction()?;
+        f(&View(&tx))
+    }
+
+    /// SQLite's check of the whole file.
+    pub fn check(&self) -> Result<(), Error> {
+        schema::quick_check(&self.conn)
+    }
+
+    /// Pauses or resumes a destination.
+    pub fn set_paused(&mut self, dest: i64, paused: bool) -> Result<(), Error> {
+        let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        destinations::set_paused(&tx, dest, paused)?;
+        Ok(tx.commit()?)
+    }
+
+    /// Makes deliveries of one destination due now and asks its lane to try; returns how many there were.
+    pub fn retry(&mut self, dest: i64, events: &[i64]) -> Result<usize, Error> {
+        let mut count = 0;
+        for chunk in events.chunks(DESK_BATCH) {
+            let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            for event in chunk {
+                count += usize::from(queue::retry(&tx, dest, *event)?);
+            }
+            tx.commit()?;
+        }
+        let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        destinations::nudge(&tx, dest)?;
+        tx.commit()?;
+        Ok(count)
+    }
+
+    /// Drops deliveries of one destination; returns how many there were.
+    pub fn drop_deliveries(&mut self, dest: i64, events: &[i64], at: Wall) -> Result<usize, Error> {
+        let mut count = 0;
+        for chunk in events.chunks(DESK_BATCH) {
+            let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            for event in chunk {
+                count += usize::from(queue::drop_one(&tx, dest, *event, at)?);
+            }
+            tx.commit()?;
+        }
+        Ok(count)
+    }
+}
+
+// SQLite integers are signed; the bits are what counts.
+fn to_column(random: u64) -> i64 {
+    i64::from_be_bytes(random.to_be_bytes())
+}
+
+fn from_column(random: i64) -> u64 {
+    u64::from_be_bytes(random.to_be_bytes())
+}
+
+/// Whether a new event of this kind creates its lead.
+fn creates(kind: Kind) -> bool {
+    kind == Kind::LeadCreated
+}

@@ -1,0 +1,427 @@
+//! Deliveries: `ready`, `waiting`, `dead`, `history` and `rendered`, and every statement that moves one between them.
+//!
+//! Invariant: a delivery (event, destination) is in exactly one of the first four. Every way into the queue goes through
+//! [`enqueue`] and every way out through [`leave`], the operator's commands included, or the order per lead breaks.
+
+use super::Error;
+use crate::time::{Tick, Wall};
+use rusqlite::{Connection, OptionalExtension, params};
+
+/// A delivery a lane may send, with all it needs.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The event's number.
+    pub event: i64,
+    /// The lead it is about.
+    pub lead: Option<i64>,
+    /// `lead.created`, …
+    pub kind: String,
+    /// The random half of the event's id.
+    pub random: u64,
+    /// The event's bytes.
+    pub event_body: Vec<u8>,
+    /// The delivery's own bytes, when an earlier attempt fixed them.
+    pub rendered: Option<Vec<u8>>,
+    /// Attempts counted so far.
+    pub attempts: u32,
+    /// Powered time between the first counted attempt and `seen`, ms.
+    pub age_ms: i64,
+    /// When the latest counted attempt was.
+    pub seen: Tick,
+}
+
+/// What became of an attempt; applied to wherever the delivery is by then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The destination's number.
+    pub dest: i64,
+    /// The event's number.
+    pub event: i64,
+    /// What to write.
+    pub end: End,
+    /// The body to keep for further attempts, when it is not the event's own and not kept yet.
+    pub rendered: Option<Vec<u8>>,
+}
+
+/// The three ways an attempt leaves a trace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// Delivered.
+    Done {
+        /// When.
+        at: Wall,
+        /// Counted attempts, this one included.
+        attempts: u32,
+        /// HTTP status.
+        status: Option<u16>,
+    },
+    /// Counted; again at `due`.
+    Later {
+        /// When it is due.
+        due: Tick,
+        /// Counted attempts, this one included.
+        attempts: u32,
+        /// See [`Job::age_ms`].
+        age_ms: i64,
+        /// Now.
+        seen: Tick,
+        /// Stable word for the cause.
+        code: String,
+        /// Sentence for the operator.
+        reason: String,
+    },
+    /// Given up.
+    Dead(Box<Letter>),
+    /// Not counted, nothing moves; only `rendered` is to be kept.
+    Unmoved,
+}
+
+/// A dead letter's label.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Letter {
+    /// When it was given up.
+    pub at: Wall,
+    /// Counted attempts.
+    pub attempts: u32,
+    /// `rejected`, `internal`, …
+    pub class: String,
+    /// Stable word for the cause.
+    pub code: String,
+    /// HTTP status of the last answer.
+    pub status: Option<u16>,
+    /// Sentence for the operator.
+    pub reason: String,
+    /// First characters of the receiver's answer.
+    pub answer: String,
+}
+
+/// Puts a new delivery into the queue: `ready`, or held back while an earlier event of the same lead has not finished there.
+pub fn enqueue(conn: &Connection, dest: i64, event: i64, lead: Option<i64>) -> Result<(), Error> {
+    if let Some(lead) = lead.filter(|l| *l != event)
+        && earlier_unfinished(conn, dest, event, lead)?
+    {
+        conn.prepare_cached("INSERT INTO waiting (dest, event, due, attempts, age, seen) VALUES (?1, ?2, ?3, 0, 0, 0)")?
+            .execute(params![dest, event, Tick::HELD.0])?;
+        return Ok(());
+    }
+    conn.prepare_cached("INSERT INTO ready (dest, event) VALUES (?1, ?2)")?.execute([dest, event])?;
+    Ok(())
+}
+
+fn earlier_unfinished(conn: &Connection, dest: i64, event: i64, lead: i64) -> Result<bool, Error> {
+    Ok(conn
+        .prepare_cached(
+            "SELECT EXISTS (
+               SELECT 1 FROM (SELECT ?3 AS seq UNION ALL SELECT seq FROM event WHERE lead = ?3 AND lead <> seq AND seq < ?2) e
+               WHERE EXISTS (SELECT 1 FROM ready r WHERE r.dest = ?1 AND r.event = e.seq)
+                  OR EXISTS (SELECT 1 FROM waiting w WHERE w.dest = ?1 AND w.event = e.seq))",
+        )?
+        .query_row([dest, event, lead], |r| r.get(0))?)
+}
+
+/// Takes a delivery out of `ready` or `waiting` and lets the next event of its lead go. False when it was in neither.
+fn leave(conn: &Connection, dest: i64, event: i64) -> Result<bool, Error> {
+    let ready = conn.prepare_cached("DELETE FROM ready WHERE dest = ?1 AND event = ?2")?.execute([dest, event])?;
+    let waiting = if ready == 0 {
+        conn.prepare_cached("DELETE FROM waiting WHERE dest = ?1 AND event = ?2")?.execute([dest, event])?
+    } else {
+        0
+    };
+    if ready + waiting > 0 {
+        conn.prepare_cached("DELETE FROM rendered WHERE dest = ?1 AND event = ?2")?.execute([dest, event])?;
+    }
+    release(conn, dest, event)?;
+    Ok(ready + waiting > 0)
+}
+
+fn release(conn: &Connection, dest: i64, event: i64) -> Result<(), Error> {
+    let lead: Option<i64> = conn
+        .prepare_cached("SELECT lead FROM event WHERE seq = ?1")?
+        .query_row([event], |r| r.get(0))
+        .optional()?
+        .flatten();
+    let Some(lead) = lead else { return Ok(()) };
+    conn.prepare_cached(
+        "UPDATE waiting SET due = 0 WHERE dest = ?1 AND due = ?3 AND event =
+           (SELECT e.seq FROM event e JOIN waiting w ON w.dest = ?1 AND w.event = e.seq
+            WHERE e.lead = ?2 AND e.lead <> e.seq ORDER BY e.seq LIMIT 1)",
+    )?
+    .execute(params![dest, lead, Tick::HELD.0])?;
+    Ok(())
+}
+
+/// Applies an outcome. What an operator dropped or erased meanwhile is not brought back.
+pub fn apply(conn: &Connection, outcome: &Outcome) -> Result<(), Error> {
+    let (dest, event) = (outcome.dest, outcome.event);
+    if let Some(body) = &outcome.rendered
+        && !matches!(outcome.end, End::Done { .. } | End::Dead(_))
+        && pending(conn, dest, event)?
+    {
+        conn.prepare_cached("INSERT INTO rendered (dest, event, body) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING")?
+            .execute(params![dest, event, body])?;
+    }
+    match &outcome.end {
+        End::Done { at, attempts, status } => {
+            leave(conn, dest, event)?;
+            finish(conn, dest, event, *at, *attempts, "delivered", *status)?;
+        }
+        End::Later { due, attempts, age_ms, seen, code, reason } => {
+            let moved = conn
+                .prepare_cached(
+                    "UPDATE waiting SET due = ?3, attempts = ?4, age = ?5, seen = ?6, code = ?7, reason = ?8 WHERE dest = ?1 AND event = ?2",
+                )?
+                .execute(params![dest, event, due.0, attempts, age_ms, seen.0, code, reason])?;
+            if moved == 0 && conn.prepare_cached("DELETE FROM ready WHERE dest = ?1 AND event = ?2")?.execute([dest, event])? > 0 {
+                conn.prepare_cached(
+                    "INSERT INTO waiting (dest, event, due, attempts, age, seen, code, reason) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                )?
+                .execute(params![dest, event, due.0, attempts, age_ms, seen.0, code, reason])?;
+            }
+        }
+        End::Dead(letter) => {
+            if leave(conn, dest, event)? {
+                bury(conn, dest, event, letter)?;
+            }
+        }
+        End::Unmoved => {}
+    }
+    Ok(())
+}
+
+fn pending(conn: &Connection, dest: i64, event: i64) -> Result<bool, Error> {
+    Ok(conn
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM ready WHERE dest = ?1 AND event = ?2) OR EXISTS (SELECT 1 FROM waiting WHERE dest = ?1 AND event = ?2)",
+        )?
+        .query_row([dest, event], |r| r.get(0))?)
+}
+
+fn finish(conn: &Connection, dest: i64, event: i64, at: Wall, attempts: u32, result: &str, status: Option<u16>) -> Result<(), Error> {
+    // A delivery that was given up by hand while it was on its way and arrived all the same has arrived.
+    conn.prepare_cached("DELETE FROM dead WHERE dest = ?1 AND event = ?2")?.execute([dest, event])?;
+    conn.prepare_cached(
+        "INSERT INTO history (event, dest, at, attempts, result, status) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+         ON CONFLICT (event, dest) DO UPDATE SET at = excluded.at, attempts = excluded.attempts, result = excluded.result, status = excluded.status",
+    )?
+    .execute(params![event, dest, at.0, attempts, result, status])?;
+    Ok(())
+}
+
+/// Makes a dead letter. Called directly only for a delivery that never was in the queue, because its filter failed.
+pub fn bury(conn: &Connection, dest: i64, event: i64, l: &Letter) -> Result<(), Error> {
+    conn.prepare_cached(
+        "INSERT INTO dead (dest, event, at, attempts, class, code, status, reason, answer) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+         ON CONFLICT (dest, event) DO NOTHING",
+    )?
+    .execute(params![dest, event, l.at.0, l.attempts, l.class, l.code, l.status, l.reason, l.answer])?;
+    Ok(())
+}
+
+/// The oldest deliveries never attempted, after event `after`.
+pub fn claim_ready(conn: &Connection, dest: i64, after: i64, limit: usize) -> Result<Vec<Job>, Error> {
+    let mut statement = conn.prepare_cached(
+        "SELECT r.event, e.lead, e.kind, e.random, e.body, d.body, 0, 0, 0 FROM ready r JOIN event e ON e.seq = r.event
+         LEFT JOIN rendered d ON d.dest = r.dest AND d.event = r.event
+         WHERE r.dest = ?1 AND r.event > ?2 ORDER BY r.event LIMIT ?3",
+    )?;
+    let rows = statement.query_map(params![dest, after, i64::try_from(limit).unwrap_or(i64::MAX)], job)?;
+    rows.map(|r| r.map_err(Error::from)).collect()
+}
+
+/// Deliveries put off that are due by `now`, the longest due first.
+pub fn claim_waiting(conn: &Connection, dest: i64, now: Tick, limit: usize) -> Result<Vec<Job>, Error> {
+    let mut statement = conn.prepare_cached(
+        "SELECT w.event, e.lead, e.kind, e.random, e.body, d.body, w.attempts, w.age, w.seen
+         FROM (SELECT dest, event, due, attempts, age, seen FROM waiting INDEXED BY waiting_due WHERE dest = ?1 AND due <= ?2 ORDER BY due, event LIMIT ?3) w
+         JOIN event e ON e.seq = w.event
+         LEFT JOIN rendered d ON d.dest = w.dest AND d.event = w.event ORDER BY w.due, w.event",
+    )?;
+    let rows = statement.query_map(params![dest, now.0, i64::try_from(limit).unwrap_or(i64::MAX)], job)?;
+    rows.map(|r| r.map_err(Error::from)).collect()
+}
+
+fn job(row: &rusqlite::Row<'_>) -> rusqlite::Result<Job> {
+    Ok(Job {
+        event: row.get(0)?,
+        lead: row.get(1)?,
+        kind: row.get(2)?,
+        random: super::from_column(row.get(3)?),
+        event_body: row.get(4)?,
+        rendered: row.get(5)?,
+        attempts: row.get(6)?,
+        age_ms: row.get(7)?,
+        seen: Tick(row.get(8)?),
+    })
+}
+
+/// The tick at which the next delivery that was put off becomes due, held ones aside.
+pub fn next_due(conn: &Connection, dest: i64, after: Tick) -> Result<Option<Tick>, Error> {
+    Ok(conn
+        .prepare_cached("SELECT due FROM waiting INDEXED BY waiting_due WHERE dest = ?1 AND due > ?2 AND due < ?3 ORDER BY due LIMIT 1")?
+        .query_row(params![dest, after.0, Tick::HELD.0], |r| r.get(0).map(Tick))
+        .optional()?)
+}
+
+/// Lets go every held delivery with no unfinished predecessor; there is none unless a file was repaired by hand. Returns how many.
+pub fn release_orphans(conn: &Connection) -> Result<usize, Error> {
+    Ok(conn.execute(
+        "UPDATE waiting SET due = 0 WHERE due = ?1 AND NOT EXISTS (
+           SELECT 1 FROM event me JOIN event e ON e.lead = me.lead AND e.seq < me.seq
+           WHERE me.seq = waiting.event
+             AND (EXISTS (SELECT 1 FROM ready r WHERE r.dest = waiting.dest AND r.event = e.seq)
+               OR EXISTS (SELECT 1 FROM waiting w WHERE w.dest = waiting.dest AND w.event = e.seq)))",
+        [Tick::HELD.0],
+    )?)
+}
+
+/// How much a destination has to do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Never attempted.
+    pub ready: i64,
+    /// Attempted, to be tried again.
+    pub retrying: i64,
+    /// Held back behind an earlier event of the same lead.
+    pub held: i64,
+    /// Given up.
+    pub dead: i64,
+}
+
+impl Counts {
+    /// All that still has to be delivered.
+    pub fn waiting(&self) -> i64 {
+        self.ready + self.retrying + self.held
+    }
+}
+
+/// Counts by index only.
+pub fn counts(conn: &Connection, dest: i64) -> Result<Counts, Error> {
+    let one = |sql: &str| -> Result<i64, Error> { Ok(conn.prepare_cached(sql)?.query_row([dest], |r| r.get(0))?) };
+    let held = conn
+        .prepare_cached("SELECT count(*) FROM waiting INDEXED BY waiting_due WHERE dest = ?1 AND due = ?2")?
+        .query_row([dest, Tick::HELD.0], |r| r.get(0))?;
+    let waiting = one("SELECT count(*) FROM waiting INDEXED BY waiting_due WHERE dest = ?1")?;
+    Ok(Counts {
+        ready: one("SELECT count(*) FROM ready WHERE dest = ?1")?,
+        retrying: waiting - held,
+        held,
+        dead: one("SELECT count(*) FROM dead WHERE dest = ?1")?,
+    })
+}
+
+/// When the oldest unfinished delivery's event was made.
+pub fn oldest(conn: &Connection, dest: i64) -> Result<Option<Wall>, Error> {
+    Ok(conn
+        .prepare_cached(
+            "SELECT at FROM event WHERE seq = (SELECT min(event) FROM (
+               SELECT min(event) AS event FROM ready WHERE dest = ?1 UNION ALL SELECT min(event) FROM waiting WHERE dest = ?1))",
+        )?
+        .query_row([dest], |r| r.get(0).map(Wall))
+        .optional()?)
+}
+
+/// Where a delivery is, for lists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The destination's number.
+    pub dest: i64,
+    /// The event's number.
+    pub event: i64,
+    /// `ready`, `retrying`, `held`, `dead`, `delivered`, `dropped`.
+    pub state: String,
+    /// Counted attempts.
+    pub attempts: u32,
+    /// When it is due, of those that were put off.
+    pub due: Option<Tick>,
+    /// Stable word for the latest trouble.
+    pub code: Option<String>,
+    /// Sentence for the operator.
+    pub reason: Option<String>,
+    /// HTTP status of the last answer, where kept.
+    pub status: Option<u16>,
+    /// What the receiver answered, of dead letters.
+    pub answer: Option<String>,
+    /// When it finished.
+    pub finished: Option<Wall>,
+    /// `lead.created`, …
+    pub kind: String,
+    /// When the event was made.
+    pub at: Wall,
+    /// The random half of the event's id.
+    pub random: u64,
+    /// The lead's number.
+    pub lead: Option<i64>,
+}
+
+const ENTRY_SQL: &str = "
+ SELECT q.dest, q.event, q.state, q.attempts, q.due, q.code, q.reason, q.status, q.answer, q.finished, e.kind, e.at, e.random, e.lead FROM (
+   SELECT dest, event, 'ready' AS state, 0 AS attempts, NULL AS due, NULL AS code, NULL AS reason, NULL AS status, NULL AS answer, NULL AS finished FROM ready
+   UNION ALL SELECT dest, event, iif(due = 9223372036854775807, 'held', 'retrying'), attempts, due, code, reason, NULL, NULL, NULL FROM waiting
+   UNION ALL SELECT dest, event, 'dead', attempts, NULL, class || '/' || code, reason, status, answer, at FROM dead
+   UNION ALL SELECT dest, event, result, attempts, NULL, NULL, NULL, status, NULL, at FROM history
+ ) q JOIN event e ON e.seq = q.event ";
+
+/// The unfinished and dead deliveries of a destination after event `after`, oldest first. `state` narrows.
+pub fn list(conn: &Connection, dest: i64, state: Option<&str>, after: i64, limit: i64) -> Result<Vec<Entry>, Error> {
+    let sql = format!(
+        "{ENTRY_SQL} WHERE q.dest = ?1 AND q.event > ?2 AND (?3 IS NULL AND q.state IN ('ready','retrying','held','dead') OR q.state = ?3)
+         ORDER BY q.event LIMIT ?4"
+    );
+    let mut statement = conn.prepare_cached(&sql)?;
+    let rows = statement.query_map(params![dest, after, state, limit], entry)?;
+    rows.map(|r| r.map_err(Error::from)).collect()
+}
+
+/// All deliveries of one event, finished ones included.
+pub fn of_event(conn: &Connection, event: i64) -> Result<Vec<Entry>, Error> {
+    let mut statement = conn.prepare_cached(&format!("{ENTRY_SQL} WHERE q.event = ?1 ORDER BY q.dest"))?;
+    let rows = statement.query_map([event], entry)?;
+    rows.map(|r| r.map_err(Error::from)).collect()
+}
+
+fn entry(row: &rusqlite::Row<'_>) -> rusqlite::Result<Entry> {
+    Ok(Entry {
+        dest: row.get(0)?,
+        event: row.get(1)?,
+        state: row.get(2)?,
+        attempts: row.get(3)?,
+        due: row.get::<_, Option<i64>>(4)?.map(Tick),
+        code: row.get(5)?,
+        reason: row.get(6)?,
+        status: row.get(7)?,
+        answer: row.get(8)?,
+        finished: row.get::<_, Option<i64>>(9)?.map(Wall),
+        kind: row.get(10)?,
+        at: Wall(row.get(11)?),
+        random: super::from_column(row.get(12)?),
+        lead: row.get(13)?,
+    })
+}
+
+/// Makes a delivery due now: one that was put off, or a dead letter, which gets its attempts back and its body rendered anew. Held ones
+/// stay held. False when it is in neither place.
+pub fn retry(conn: &Connection, dest: i64, event: i64) -> Result<bool, Error> {
+    let due = conn
+        .prepare_cached("UPDATE waiting SET due = 0 WHERE dest = ?1 AND event = ?2 AND due <> ?3")?
+        .execute(params![dest, event, Tick::HELD.0])?;
+    if due > 0 {
+        return Ok(true);
+    }
+    if conn.prepare_cached("DELETE FROM dead WHERE dest = ?1 AND event = ?2")?.execute([dest, event])? == 0 {
+        return Ok(false);
+    }
+    conn.prepare_cached("DELETE FROM rendered WHERE dest = ?1 AND event = ?2")?.execute([dest, event])?;
+    conn.prepare_cached("INSERT INTO waiting (dest, event, due, attempts, age, seen) VALUES (?1, ?2, 0, 0, 0, 0)")?.execute([dest, event])?;
+    Ok(true)
+}
+
+/// Takes a delivery out for good; history says `dropped`. False when it is neither unfinished nor dead.
+pub fn drop_one(conn: &Connection, dest: i64, event: i64, at: Wall) -> Result<bool, Error> {
+    let dead = conn.prepare_cached("DELETE FROM dead WHERE dest = ?1 AND event = ?2")?.execute([dest, event])?;
+    let left = leave(conn, dest, event)?;
+    if dead == 0 && !left {
+        return Ok(false);
+    }
+    finish(conn, dest, event, at, 0, "dropped", None)?;
+    Ok(true)
+}

@@ -1,0 +1,157 @@
+//! Opening the file: pragmas, identity, migrations, checks. Every connection of the program is opened here.
+//!
+//! A newer or foreign file is refused and never touched.
+
+use super::Error;
+use crate::time::{Clock, Tick, Timeline};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
+use std::path::Path;
+use std::sync::Arc;
+
+/// `PRAGMA application_id` of our files: "Lead".
+const APPLICATION_ID: i64 = 0x4c65_6164;
+/// `PRAGMA user_version` this program reads and writes.
+pub const VERSION: i64 = 1;
+/// Files up to this size are checked whole before anything else; larger ones in the background.
+pub const CHECK_BYTES_MAX: u64 = 8 << 20;
+// Small pages: what one lead writes is a handful of them. It can only be chosen when the file is made.
+const PAGE_BYTES: i64 = 1024;
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The daemon's writer: makes and migrates the file.
+    Writer,
+    /// Commands that change rows: never make or migrate.
+    Command,
+    /// Reading only.
+    Reader,
+}
+
+/// Opens a connection for `purpose` with everything set that must be.
+pub fn connect(path: &Path, purpose: Purpose) -> Result<Connection, Error> {
+    let failed = |message: String| Error::Open { path: path.to_owned(), message };
+    let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    if purpose == Purpose::Writer {
+        flags |= OpenFlags::SQLITE_OPEN_CREATE;
+    } else if !path.exists() {
+        return Err(failed("there is no such file; start the daemon once, or name another configuration with --config".to_owned()));
+    }
+    let conn = Connection::open_with_flags(path, flags).map_err(|e| {
+        failed(format!("{e}; the folder must exist and be writable by the user the daemon runs as"))
+    })?;
+    conn.set_prepared_statement_cache_capacity(64);
+    let set = |conn: &Connection| -> rusqlite::Result<()> {
+        conn.busy_timeout(std::time::Duration::from_secs(5))?;
+        if purpose == Purpose::Writer {
+            // Both only have an effect on a file that is still empty.
+            conn.pragma_update(None, "page_size", PAGE_BYTES)?;
+            conn.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+        }
+        conn.pragma_update(None, "journal_mode", "WAL")?;
+        // An answer of 201 promises the disk: FULL, so that each commit syncs the WAL.
+        conn.pragma_update(None, "synchronous", "FULL")?;
+        // The writer checkpoints by itself, after it has answered; never inside somebody's commit.
+        conn.pragma_update(None, "wal_autocheckpoint", 0)?;
+        conn.pragma_update(None, "secure_delete", "FAST")?;
+        conn.pragma_update(None, "temp_store", "MEMORY")?;
+        conn.pragma_update(None, "trusted_schema", false)?;
+        conn.pragma_update(None, "cell_size_check", true)?;
+        conn.pragma_update(None, "cache_spill", false)?;
+        conn.pragma_update(None, "cache_size", if purpose == Purpose::Writer { -2048 } else { -256 })?;
+        if purpose == Purpose::Reader {
+            conn.pragma_update(None, "query_only", true)?;
+        }
+        Ok(())
+    };
+    set(&conn).map_err(|e| match e.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::NotADatabase) => failed("it is no SQLite database; move it away, or set another storage.path".to_owned()),
+        _ => failed(e.to_string()),
+    })?;
+    if purpose != Purpose::Writer {
+        let (id, version) = identity(&conn)?;
+        if id != APPLICATION_ID || version != VERSION {
+            return Err(failed(mismatch(id, version)));
+        }
+    }
+    Ok(conn)
+}
+
+fn identity(conn: &Connection) -> Result<(i64, i64), Error> {
+    let id = conn.pragma_query_value(None, "application_id", |r| r.get(0))?;
+    let version = conn.pragma_query_value(None, "user_version", |r| r.get(0))?;
+    Ok((id, version))
+}
+
+fn mismatch(id: i64, version: i64) -> String {
+    if id != APPLICATION_ID {
+        "it is a database of another program; set another storage.path".to_owned()
+    } else if version > VERSION {
+        format!("it was written by a newer leadsbotd (schema {version}, this program knows {VERSION}); install that version again")
+    } else {
+        format!("it has schema {version}, this program needs {VERSION}; start the daemon once, it migrates the file")
+    }
+}
+
+/// Makes or migrates the file, in one transaction. Afterwards it has schema [`VERSION`].
+pub fn migrate(conn: &mut Connection, path: &Path) -> Result<(), Error> {
+    let failed = |message: String| Error::Open { path: path.to_owned(), message };
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let (id, version) = identity(&tx)?;
+    let tables: i64 = tx.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get(0))?;
+    match (id, version) {
+        (0, 0) if tables == 0 => {
+            tx.execute_batch(include_str!("schema.sql"))?;
+            tx.pragma_update(None, "application_id", APPLICATION_ID)?;
+            tx.pragma_update(None, "user_version", VERSION)?;
+        }
+        (APPLICATION_ID, VERSION) => {}
+        (id, version) => return Err(failed(mismatch(id, version))),
+    }
+    tx.commit()?;
+    Ok(())
+}
+
+/// SQLite's own check of the file's structure. `Err` says what is broken.
+pub fn quick_check(conn: &Connection) -> Result<(), Error> {
+    let found: String = conn.query_row("PRAGMA quick_check(1)", [], |r| r.get(0))?;
+    if found == "ok" { Ok(()) } else { Err(Error::Disk(format!("the check of the database found damage: {found}"))) }
+}
+
+/// The 32 bytes that mask ids, made with the file.
+pub fn id_key(conn: &Connection) -> Result<[u8; 32], Error> {
+    if let Some(bytes) = meta::<Vec<u8>>(conn, "id_key")?
+        && let Ok(key) = <[u8; 32]>::try_from(bytes)
+    {
+        return Ok(key);
+    }
+    let mut key = [0; 32];
+    getrandom::fill(&mut key).map_err(|e| Error::Disk(format!("no random numbers from the system: {e}")))?;
+    set_meta(conn, "id_key", &key.to_vec())?;
+    Ok(key)
+}
+
+/// Gives the running boot its number: the last one's, or the next when the machine has booted since. A boot whose id cannot be read,
+/// or whose clock is behind a tick already on the disk, counts as new: too many boots are harmless, a frozen queue is not.
+pub fn timeline(conn: &Connection, clock: Arc<dyn Clock>) -> Result<Timeline, Error> {
+    let boot: i64 = meta(conn, "boot")?.unwrap_or(0);
+    let known: Option<String> = meta(conn, "boot_id")?;
+    let id = clock.boot_id();
+    let latest: i64 = conn.query_row("SELECT tick FROM event ORDER BY seq DESC LIMIT 1", [], |r| r.get(0)).optional()?.unwrap_or(0);
+    let same = Timeline::new(Arc::clone(&clock), boot);
+    if boot > 0 && !id.is_empty() && known.as_deref() == Some(&id) && same.now() >= Tick(latest) {
+        return Ok(same);
+    }
+    set_meta(conn, "boot", &(boot + 1))?;
+    set_meta(conn, "boot_id", &id)?;
+    Ok(Timeline::new(clock, boot + 1))
+}
+
+fn meta<T: rusqlite::types::FromSql>(conn: &Connection, key: &str) -> Result<Option<T>, Error> {
+    Ok(conn.query_row("SELECT value FROM meta WHERE key = ?1", [key], |r| r.get(0)).optional()?)
+}
+
+fn set_meta<T: rusqlite::ToSql>(conn: &Connection, key: &str, value: &T) -> Result<(), Error> {
+    conn.execute("INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value", rusqlite::params![key, value])?;
+    Ok(())
+}

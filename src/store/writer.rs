@@ -1,0 +1,379 @@
+//! The one thread that writes: takes what waits, commits it in one transaction, then answers.
+//!
+//! It never answers before the fsync, never waits for a lane or a caller, and never loses an outcome: those it cannot write it keeps.
+
+use super::{Captured, Command, Done, Error, Letter, NewEvent, Outcome, Store, Watcher, Work, creates, destinations, leads, lock, queue, schema};
+use crate::time::{Tick, Wall};
+use rusqlite::{Connection, TransactionBehavior};
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// How often another process's commits are looked for when there is nothing to do.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// WAL frames after which the writer copies them into the database file.
+const CHECKPOINT_FRAMES: i64 = 1000;
+
+pub(super) struct State {
+    store: Store,
+    conn: Option<Connection>,
+    data_version: i64,
+    next_seq: i64,
+    frames: i64,
+    // Outcomes that are not on the disk yet; their lanes wait for them.
+    outcomes: Vec<Outcome>,
+    outcomes_since: Option<Instant>,
+}
+
+/// What one transaction did, told only after its commit.
+#[derive(Default)]
+struct Told {
+    answers: Vec<Done>,
+    woken: Vec<i64>,
+    confirmed: BTreeMap<i64, Vec<i64>>,
+}
+
+impl State {
+    pub(super) fn new(store: Store, conn: Connection) -> Result<Self, Error> {
+        let next_seq = leads::last_seq(&conn)? + 1;
+        let data_version = data_version(&conn)?;
+        Ok(Self { store, conn: Some(conn), data_version, next_seq, frames: CHECKPOINT_FRAMES, outcomes: Vec::new(), outcomes_since: None })
+    }
+
+    pub(super) fn run(&mut self) {
+        loop {
+            let (commands, stopping) = self.take();
+            let work = commands.len();
+            let panicked = catch_unwind(AssertUnwindSafe(|| self.turn(commands))).is_err();
+            if panicked {
+                log::error!("the writer met a fault of its own; the commands of this turn were refused, nothing acknowledged is lost");
+            }
+            if stopping && work == 0 {
+                break;
+            }
+        }
+        if let Some(conn) = &self.conn {
+            checkpoint(conn, "TRUNCATE");
+        }
+    }
+
+    /// Waits for something to do. Outcomes alone wait for company until they are many or old.
+    fn take(&mut self) -> (Vec<Command>, bool) {
+        let options = &self.store.0.options;
+        let mut queue = lock(&self.store.0.queue);
+        loop {
+            if !queue.outcomes.is_empty() {
+                self.outcomes.append(&mut queue.outcomes);
+                self.outcomes_since.get_or_insert_with(Instant::now);
+            }
+            let patience = match self.outcomes_since {
+                None => LOOK_EVERY,
+                Some(_) if self.outcomes.len() >= options.flush_at => Duration::ZERO,
+                Some(since) => options.flush_after.saturating_sub(since.elapsed()),
+            };
+            if !queue.commands.is_empty() || queue.stopping || patience.is_zero() {
+                break;
+            }
+            let (guard, timeout) =
+                self.store.0.signal.wait_timeout(queue, patience).unwrap_or_else(std::sync::PoisonError::into_inner);
+            queue = guard;
+            if timeout.timed_out() && queue.commands.is_empty() && queue.outcomes.is_empty() {
+                break;
+            }
+        }
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        while batch.len() < options.batch_max && bytes < options.batch_bytes_max {
+            let Some(command) = queue.commands.pop_front() else { break };
+            let size = command.work.bytes();
+            bytes += size;
+            queue.bytes = queue.bytes.saturating_sub(size);
+            if command.ticket.take() {
+                batch.push(command);
+            }
+        }
+        (batch, queue.stopping && queue.commands.is_empty())
+    }
+
+    fn turn(&mut self, mut commands: Vec<Command>) {
+        if let Err(e) = self.look() {
+            refuse(commands, &e);
+            self.failed(&e);
+            return;
+        }
+        if commands.is_empty() && self.outcomes.is_empty() {
+            return;
+        }
+        let mut failed = Vec::new();
+        loop {
+            match self.commit(&commands) {
+                Ok(told) => {
+                    self.tell(commands, told, failed);
+                    break;
+                }
+                // A statement of one command failed before the commit: that one is refused, the others are not its fault.
+                Err(Stop::Command(index, e)) => {
+                    log::error!("a command was refused: {e}");
+                    if index < commands.len() {
+                        failed.push((commands.remove(index), e));
+                    }
+                }
+                Err(Stop::Outcome(index, e)) => {
+                    log::error!("an outcome could not be written and is forgotten; its delivery will be sent again: {e}");
+                    if index < self.outcomes.len() {
+                        let outcome = self.outcomes.remove(index);
+                        self.confirm(outcome.dest, &[outcome.event]);
+                    }
+                }
+                Err(Stop::Disk(e)) => {
+                    refuse(std::mem::take(&mut commands), &e);
+                    self.failed(&e);
+                    // Finishing deliveries frees space: it must go on when captures cannot.
+                    if e != Error::Full || self.outcomes.is_empty() || self.retry_outcomes().is_err() {
+                        self.outcomes_since = (!self.outcomes.is_empty()).then(Instant::now);
+                    }
+                    for (command, e) in failed {
+                        (command.reply)(Err(e));
+                    }
+                    return;
+                }
+            }
+        }
+        if self.frames >= CHECKPOINT_FRAMES
+            && let Some(conn) = &self.conn
+        {
+            self.frames = checkpoint(conn, "PASSIVE");
+            // Readers that overlap without a gap keep the log from starting over; past this size they are made to wait.
+            if self.frames > 4 * CHECKPOINT_FRAMES {
+                self.frames = checkpoint(conn, "RESTART");
+            }
+        }
+    }
+
+    fn retry_outcomes(&mut self) -> Result<(), Error> {
+        match self.commit(&[]) {
+            Ok(told) => {
+                self.tell(Vec::new(), told, Vec::new());
+                Ok(())
+            }
+            Err(Stop::Disk(e) | Stop::Command(_, e) | Stop::Outcome(_, e)) => {
+                self.failed(&e);
+                Err(e)
+            }
+        }
+    }
+
+    /// Opens the file again after a failure, and notices what other processes committed.
+    fn look(&mut self) -> Result<(), Error> {
+        let version = match &self.conn {
+            Some(conn) => data_version(conn)?,
+            None => {
+                let conn = schema::connect(&self.store.0.options.path, schema::Purpose::Writer)?;
+                let version = data_version(&conn)?;
+                self.conn = Some(conn);
+                log::warn!("the database is open again");
+                version
+            }
+        };
+        if version != self.data_version {
+            self.data_version = version;
+            let watchers: Vec<Arc<dyn Watcher>> = lock(&self.store.0.watchers).values().cloned().collect();
+            for watcher in watchers {
+                watcher.changed();
+            }
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, commands: &[Command]) -> Result<Told, Stop> {
+        let conn = self.conn.as_mut().ok_or_else(|| Stop::Disk(Error::Disk("the database is closed".to_owned())))?;
+        let disk = |e: rusqlite::Error| Stop::Disk(e.into());
+        let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(disk)?;
+        let mut told = Told::default();
+        // Never a number twice, even when another process has deleted the newest rows.
+        let mut seq = self.next_seq.max(leads::last_seq(&tx).map_err(Stop::Disk)? + 1);
+        let now = (self.store.0.timeline.now(), self.store.0.timeline.wall());
+        for (index, outcome) in self.outcomes.iter().enumerate() {
+            queue::apply(&tx, outcome).map_err(|e| Stop::of(e, |e| Stop::Outcome(index, e)))?;
+            told.confirmed.entry(outcome.dest).or_default().push(outcome.event);
+        }
+        let mut answers = Vec::with_capacity(commands.len());
+        for (index, command) in commands.iter().enumerate() {
+            let done = perform(&tx, &self.store, &command.work, &mut seq, now, &mut told.woken)
+                .map_err(|e| Stop::of(e, |e| Stop::Command(index, e)))?;
+            answers.push(done);
+        }
+        tx.commit().map_err(disk)?;
+        self.next_seq = seq;
+        self.frames += 8 + i64::try_from(3 * (commands.len() + self.outcomes.len())).unwrap_or(0);
+        self.outcomes.clear();
+        self.outcomes_since = None;
+        told.answers = answers;
+        Ok(told)
+    }
+
+    fn tell(&self, commands: Vec<Command>, told: Told, failed: Vec<(Command, Error)>) {
+        for (command, done) in commands.into_iter().zip(told.answers) {
+            (command.reply)(Ok(done));
+        }
+        for (command, e) in failed {
+            (command.reply)(Err(e));
+        }
+        for (dest, events) in &told.confirmed {
+            self.confirm(*dest, events);
+        }
+        let mut woken = told.woken;
+        woken.sort_unstable();
+        woken.dedup();
+        for dest in woken {
+            let watcher = lock(&self.store.0.watchers).get(&dest).cloned();
+            if let Some(watcher) = watcher {
+                watcher.work();
+            }
+        }
+    }
+
+    fn confirm(&self, dest: i64, events: &[i64]) {
+        let watcher = lock(&self.store.0.watchers).get(&dest).cloned();
+        if let Some(watcher) = watcher {
+            watcher.confirmed(events);
+        }
+    }
+
+    /// After a failed write or sync nothing in memory is trusted: every connection is closed and opened anew.
+    fn failed(&mut self, e: &Error) {
+        match e {
+            Error::Full => log::error!("{e}"),
+            Error::Busy => log::warn!("another process holds the database; trying again"),
+            _ => {
+                log::error!("{e}; closing the database and opening it again");
+                self.conn = None;
+                self.store.0.epoch.fetch_add(1, Ordering::AcqRel);
+                lock(&self.store.0.pool).clear();
+            }
+        }
+    }
+}
+
+/// Why a transaction was rolled back.
+enum Stop {
+    Command(usize, Error),
+    Outcome(usize, Error),
+    Disk(Error),
+}
+
+impl Stop {
+    fn of(e: Error, whose: impl FnOnce(Error) -> Stop) -> Stop {
+        match e {
+            Error::Full | Error::Disk(_) | Error::Busy => Stop::Disk(e),
+            other => whose(other),
+        }
+    }
+}
+
+fn refuse(commands: Vec<Command>, e: &Error) {
+    for command in commands {
+        (command.reply)(Err(e.clone()));
+    }
+}
+
+fn data_version(conn: &Connection) -> Result<i64, Error> {
+    Ok(conn.pragma_query_value(None, "data_version", |r| r.get(0))?)
+}
+
+/// Copies the log into the file. Returns the frames still in the log.
+fn checkpoint(conn: &Connection, mode: &str) -> i64 {
+    let result = conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |r| Ok((r.get::<_, i64>(1)?, r.get::<_, i64>(2)?)));
+    match result {
+        Ok((log, copied)) => (log - copied).max(0),
+        Err(e) => {
+            log::warn!("the log could not be copied into the database file: {e}");
+            0
+        }
+    }
+}
+
+fn perform(conn: &Connection, store: &Store, work: &Work, seq: &mut i64, now: (Tick, Wall), woken: &mut Vec<i64>) -> Result<Done, Error> {
+    let ids = &store.0.ids;
+    match work {
+        Work::Capture { event, submission } => {
+            if let Some(digest) = submission
+                && let Some((first, random)) = leads::submitted(conn, digest, *seq)?
+            {
+                let (lead_id, event_id) = (ids.lead(random).id(first), ids.event(random).id(first));
+                return Ok(Done::Captured(Captured { lead_id, event_id, repeated: true }));
+            }
+            let number = append(conn, event, None, seq, now, woken)?;
+            if let Some(digest) = submission {
+                leads::remember(conn, digest, number)?;
+            }
+            Ok(Done::Captured(Captured { lead_id: event.lead.id(number), event_id: event.event.id(number), repeated: false }))
+        }
+        Work::Change { lead, change } => {
+            let Some(mut record) = leads::by_id(conn, ids, lead)? else { return Ok(Done::Missing) };
+            let changes = match change(&record) {
+                Ok(changes) => changes,
+                Err(fault) => return Ok(Done::Refused(fault)),
+            };
+            if let Some(lead) = changes.lead {
+                record.version += 1;
+                record.changed = Some(now.1);
+                leads::save(conn, record.number, record.version, now.1, &lead)?;
+                record.lead = lead;
+            }
+            let mut made = Vec::with_capacity(changes.events.len());
+            for event in &changes.events {
+                let number = append(conn, event, Some(record.number), seq, now, woken)?;
+                made.push(event.event.id(number));
+            }
+            Ok(Done::Changed(Box::new((record, made))))
+        }
+        Work::Register(names) => {
+            let numbers: Result<Vec<i64>, Error> = names.iter().map(|n| destinations::register(conn, n)).collect();
+            Ok(Done::Registered(numbers?))
+        }
+        Work::LaneState { dest, state, since, reason } => {
+            destinations::set_state(conn, *dest, state, *since, reason)?;
+            Ok(Done::Kept)
+        }
+        Work::Ping => Ok(Done::Kept),
+    }
+}
+
+/// Writes an event and a delivery for each of its targets; returns its number.
+fn append(
+    conn: &Connection,
+    event: &NewEvent,
+    lead: Option<i64>,
+    seq: &mut i64,
+    (tick, wall): (Tick, Wall),
+    woken: &mut Vec<i64>,
+) -> Result<i64, Error> {
+    let number = *seq;
+    *seq += 1;
+    let lead = if creates(event.draft.kind) { Some(number) } else { lead };
+    let body = event.draft.seal(number, event.event, event.lead);
+    let row = leads::NewRow { seq: number, lead, kind: event.draft.kind, at: event.draft.at, tick, random: event.event.random(), body: &body };
+    leads::append(conn, &row)?;
+    for target in &event.targets {
+        match &target.fault {
+            None => queue::enqueue(conn, target.dest, number, lead)?,
+            Some(reason) => {
+                let letter = Letter {
+                    at: wall,
+                    attempts: 0,
+                    class: "internal".to_owned(),
+                    code: "internal".to_owned(),
+                    status: None,
+                    reason: reason.clone(),
+                    answer: String::new(),
+                };
+                queue::bury(conn, target.dest, number, &letter)?;
+            }
+        }
+        woken.push(target.dest);
+    }
+    Ok(number)
+}
