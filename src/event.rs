@@ -67,12 +67,18 @@ pub struct Context {
 }
 
 /// The machine, as configured under `[device]`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Device {
     /// `device.id`
     pub id: String,
+    /// `device.name`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// `device.site`
     pub site: Option<String>,
+    /// `device.labels`
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub labels: Map<String, Value>,
 }
 
 /// What is particular to one kind, beside the lead as it now stands.

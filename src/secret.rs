@@ -100,6 +100,16 @@ impl Secret {
     }
 }
 
+/// A value that is sent but never shown, such as a header with a token in it. Any length.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Hidden(pub String);
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hidden(..)")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,7 +8,7 @@ pub mod webhook;
 pub use judge::judge;
 
 use crate::mapping::{Expr, Shape};
-use crate::secret::Secret;
+use crate::secret::{Hidden, Secret};
 use std::fmt;
 use std::time::Duration;
 use url::Url;
@@ -29,7 +29,7 @@ pub struct Spec {
     /// What the body is.
     pub body: Body,
     /// Headers added to each request.
-    pub headers: Vec<(String, Secret)>,
+    pub headers: Vec<(String, Hidden)>,
     /// Deliveries under way at once.
     pub workers: usize,
     /// Deadlines of one attempt.

@@ -88,6 +88,6 @@ pub fn request(spec: &Spec, identity: Identity<'_>, body: Vec<u8>, attempt: u32,
         ("webhook-timestamp".into(), timestamp.to_string()),
         ("webhook-signature".into(), signature::standard(&spec.secrets, identity.event_id, timestamp, &body)),
     ]);
-    headers.extend(spec.headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())));
+    headers.extend(spec.headers.iter().map(|(name, value)| (name.clone(), value.0.clone())));
     Request { headers, body }
 }

@@ -1,0 +1,338 @@
+//! What anybody may use: the form pages and the capture URLs of sources.
+
+use super::answer::{Answer, Refusal, empty, json_answer};
+use super::body::{self, Kind};
+use super::form::{Complaints, Form};
+use super::pages::Shown;
+use super::{Edge, Live, Source};
+use crate::event::Context;
+use crate::lead::{Submission, Trust};
+use crate::store::{Captured, Done, Error};
+use crate::{id, intake};
+use http::header::{ACCEPT, HeaderName, HeaderValue, LOCATION, ORIGIN, USER_AGENT, VARY};
+use http::{HeaderMap, Request, StatusCode};
+use hyper::body::{Bytes, Incoming};
+use serde_json::json;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// A command the writer has not begun by then is taken back and refused.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Of a browser's self-description this much is kept.
+const USER_AGENT_CHARS_MAX: usize = 200;
+const SUBMISSION_KEY_BYTES_MAX: usize = 255;
+
+/// Whose request it is, as far as that is known.
+#[derive(Debug, Clone, Copy)]
+pub struct Visitor {
+    pub ip: IpAddr,
+}
+
+impl Edge {
+    /// The context of an event that this request causes.
+    pub(super) fn context(&self, channel: &'static str, visitor: Visitor, headers: &HeaderMap) -> Context {
+        let agent = headers.get(USER_AGENT).and_then(|v| v.to_str().ok());
+        Context {
+            channel,
+            ip: Some(visitor.ip.to_canonical().to_string()),
+            user_agent: agent.map(|a| a.chars().take(USER_AGENT_CHARS_MAX).collect()),
+            clock: if self.store.timeline().trusted() { "trusted" } else { "untrusted" },
+            ..Context::default()
+        }
+    }
+
+    /// Keeps a submission; returns only once it is on the disk.
+    pub(super) async fn keep(
+        &self,
+        live: &Live,
+        mut submission: Submission,
+        source: &str,
+        mut context: Context,
+        headers: &HeaderMap,
+    ) -> Result<Captured, Refusal> {
+        let ids = self.store.ids();
+        let key = submission_key(headers, &mut submission)?.map(|key| id::submission_key(ids, source, &key));
+        context.page_url = submission.page_url.take();
+        context.referrer = submission.referrer.take();
+        context.utm = std::mem::take(&mut submission.utm);
+        context.suspicion = submission.honeypot.then_some("honeypot");
+        let internal = |e: intake::IntakeError| {
+            log::error!("a lead could not be taken: {e}");
+            Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the device has a fault; nothing was kept, tell the staff")
+        };
+        let event = live.router.created(ids, submission, source, context, self.store.timeline().wall()).map_err(internal)?;
+        let (tx, rx) = tokio::sync::oneshot::channel();
+        let ticket = self.store.capture(event, key, move |done| drop(tx.send(done)))?;
+        match wait(ticket, rx).await? {
+            Done::Captured(captured) => Ok(captured),
+            _ => Err(Error::Busy.into()),
+        }
+    }
+
+    pub(super) fn form_page(&self, live: &Live, form: &Form, query: Option<&str>) -> Answer {
+        let mut shown = Shown { submission_id: fresh_id(), ..Shown::default() };
+        for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()).take(live.options.lead.fields_max) {
+            if name == "_next" {
+                shown.next = Some(value.into_owned());
+            } else if name.starts_with("utm_") && name.len() <= live.options.lead.name_bytes_max {
+                shown.carried.push((name.into_owned(), value.into_owned()));
+            } else if form.fields.iter().any(|f| f.name == name) {
+                shown.values.push((name.into_owned(), vec![value.into_owned()]));
+            }
+        }
+        self.pages.form(live, StatusCode::OK, form, &shown)
+    }
+
+    /// `POST /f/{form}`.
+    pub(super) async fn form_post(&self, live: &Live, form: &Form, visitor: Visitor, request: Request<Incoming>) -> Answer {
+        let (headers, person) = (request.headers().clone(), !wants_json(request.headers()));
+        let refuse = |refusal: Refusal| {
+            if !person {
+                return refusal.json();
+            }
+            let mut answer = self.pages.message(live, refusal.status, "Your details were not taken", &sentence(&refusal.message));
+            refusal.decorate(&mut answer);
+            answer
+        };
+        if let Err(refusal) = self.rate(live, visitor) {
+            return refuse(refusal);
+        }
+        let kind = match Kind::of(&headers) {
+            Ok(Kind::Json) => {
+                return refuse(Refusal::new(
+                    StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                    "unsupported_media_type",
+                    "a form takes application/x-www-form-urlencoded or multipart/form-data; JSON goes to /api/v1/leads",
+                ));
+            }
+            Ok(kind) => kind,
+            Err(refusal) => return refuse(refusal),
+        };
+        let bytes = match body::read(request, &live.options).await {
+            Ok(bytes) => bytes,
+            Err(refusal) => return refuse(refusal),
+        };
+        let typed = typed_values(&kind, &bytes, live).await;
+        let agreed = typed.iter().any(|(n, v)| n == "_consent" && v.iter().any(|v| !v.is_empty()));
+        let mut complaints = Complaints::new();
+        let taken = match body::submission(kind, bytes, &live.options.lead, Trust::Public).await {
+            Ok(mut submission) => {
+                submission.fields.shift_remove("_consent");
+                complaints = form.check(&submission, agreed);
+                Some(submission)
+            }
+            // A fault of one field of this form is shown beside it; any other is of the request as a whole.
+            Err(Refusal { field: Some(field), message, .. }) if form.fields.iter().any(|f| f.name == field) => {
+                complaints.insert(field, sentence(&message));
+                None
+            }
+            Err(refusal) => return refuse(refusal),
+        };
+        let Some(mut submission) = taken.filter(|_| complaints.is_empty()) else {
+            return self.form_again(live, form, person, typed, agreed, complaints, None, StatusCode::UNPROCESSABLE_ENTITY);
+        };
+        if agreed {
+            submission.consent = form.consent.as_ref().map(|c| (c.text.clone(), c.version.clone()));
+        }
+        let next = submission.next.take().and_then(|next| allowed_next(live, &headers, &next));
+        let context = Context { form: Some(form.id.clone()), ..self.context("form", visitor, &headers) };
+        match self.keep(live, submission, &form.source, context, &headers).await {
+            Ok(_) if person => see_other(&next.unwrap_or_else(|| format!("/f/{}/thanks", form.id))),
+            Ok(captured) => created(&captured),
+            Err(refusal) if person => {
+                let trouble = sentence(&refusal.message);
+                let mut answer = self.form_again(live, form, true, typed, agreed, complaints, Some(&trouble), refusal.status);
+                refusal.decorate(&mut answer);
+                answer
+            }
+            Err(refusal) => refusal.json(),
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "all that the page shows; it has this one caller")]
+    fn form_again(
+        &self,
+        live: &Live,
+        form: &Form,
+        person: bool,
+        typed: Vec<(String, Vec<String>)>,
+        agreed: bool,
+        complaints: Complaints,
+        trouble: Option<&str>,
+        status: StatusCode,
+    ) -> Answer {
+        if !person {
+            let (field, message) = complaints.into_iter().next().unwrap_or_default();
+            return Refusal { field: Some(field), ..Refusal::new(status, "invalid_field", message) }.json();
+        }
+        let first = |name: &str| typed.iter().find(|(n, _)| n == name).and_then(|(_, v)| v.first().cloned());
+        let shown = Shown {
+            submission_id: first("_submission_id").unwrap_or_else(fresh_id),
+            next: first("_next"),
+            carried: typed.iter().filter(|(n, _)| n.starts_with("utm_")).map(|(n, v)| (n.clone(), v.join(","))).collect(),
+            values: typed,
+            complaints,
+            trouble,
+            agreed,
+        };
+        self.pages.form(live, status, form, &shown)
+    }
+
+    /// `POST /api/inbound/w/{webhookId}/leads`.
+    pub(super) async fn inbound(&self, live: &Live, source: &Source, visitor: Visitor, request: Request<Incoming>) -> Answer {
+        let headers = request.headers().clone();
+        let outcome = async {
+            self.rate(live, visitor)?;
+            let kind = Kind::of(&headers)?;
+            let form = kind != Kind::Json;
+            let bytes = body::read(request, &live.options).await?;
+            let mut submission = body::submission(kind, bytes, &live.options.lead, Trust::Public).await?;
+            let next = submission.next.take().and_then(|next| allowed_next(live, &headers, &next));
+            let captured =
+                self.keep(live, submission, &source.id, self.context("inbound", visitor, &headers), &headers).await?;
+            Ok::<_, Refusal>((captured, form, next))
+        };
+        let mut answer = match outcome.await {
+            // A browser that was sent here by a plain HTML form expects to end on a page.
+            Ok((_, true, Some(next))) if !wants_json(&headers) => see_other(&next),
+            Ok((_, true, None)) if wants_html(&headers) => self.pages.message(live, StatusCode::CREATED, "Thank you", "We have your details."),
+            Ok((captured, ..)) => created(&captured),
+            Err(refusal) => refusal.json(),
+        };
+        cross_origin(&mut answer, source, &headers);
+        answer
+    }
+
+    /// The answer to a browser that asks whether a page may post to a source.
+    pub(super) fn preflight(source: &Source, headers: &HeaderMap) -> Answer {
+        let mut answer = empty(StatusCode::NO_CONTENT);
+        cross_origin(&mut answer, source, headers);
+        let allowed = [
+            ("access-control-allow-methods", "POST"),
+            ("access-control-allow-headers", "content-type, idempotency-key"),
+            ("access-control-max-age", "600"),
+        ];
+        for (name, value) in allowed {
+            answer.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        answer
+    }
+
+    pub(super) fn rate(&self, live: &Live, visitor: Visitor) -> Result<(), Refusal> {
+        self.rates.take(visitor.ip, live.options.requests_per_minute, Instant::now()).map_err(|seconds| Refusal {
+            retry_after: Some(seconds),
+            ..Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", "too many requests from this address; try again in a moment")
+        })
+    }
+}
+
+/// Waits for the writer. One that does not begin in time is told not to; one that has begun is waited for.
+pub async fn wait(
+    ticket: crate::store::Ticket,
+    mut rx: tokio::sync::oneshot::Receiver<Result<Done, Error>>,
+) -> Result<Done, Refusal> {
+    let answer = match tokio::time::timeout(PATIENCE, &mut rx).await {
+        Ok(answer) => answer,
+        Err(_) if ticket.abandon() => return Err(Error::Busy.into()),
+        Err(_) => rx.await,
+    };
+    answer.map_err(|_| Refusal::from(Error::Busy))?.map_err(Refusal::from)
+}
+
+/// 201 with the ids; 200 when they had been given before.
+pub fn created(captured: &Captured) -> Answer {
+    let status = if captured.repeated { StatusCode::OK } else { StatusCode::CREATED };
+    json_answer(status, &json!({ "id": captured.lead_id, "event_id": captured.event_id }))
+}
+
+fn see_other(to: &str) -> Answer {
+    let mut answer = empty(StatusCode::SEE_OTHER);
+    if let Ok(value) = HeaderValue::from_str(to) {
+        answer.headers_mut().insert(LOCATION, value);
+    }
+    answer
+}
+
+/// `Idempotency-Key`, or the form's hidden `_submission_id`.
+fn submission_key(headers: &HeaderMap, submission: &mut Submission) -> Result<Option<String>, Refusal> {
+    let bad = || Refusal {
+        field: Some("Idempotency-Key".to_owned()),
+        ..Refusal::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_idempotency_key",
+            format!("an idempotency key has 1 to {SUBMISSION_KEY_BYTES_MAX} printable ASCII characters"),
+        )
+    };
+    let key = match headers.get("idempotency-key") {
+        Some(value) => Some(value.to_str().map_err(|_| bad())?.to_owned()),
+        None => submission.submission_id.take(),
+    };
+    match key {
+        Some(key) if key.is_empty() || key.len() > SUBMISSION_KEY_BYTES_MAX => Err(bad()),
+        key => Ok(key),
+    }
+}
+
+fn wants_json(headers: &HeaderMap) -> bool {
+    headers.get(ACCEPT).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("application/json"))
+}
+
+fn wants_html(headers: &HeaderMap) -> bool {
+    headers.get(ACCEPT).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("text/html"))
+}
+
+/// A path on this server, or a page of an origin that a source allows. Anything else would make us a hop for phishers.
+fn allowed_next(live: &Live, headers: &HeaderMap, next: &str) -> Option<String> {
+    let host = headers.get(http::header::HOST).and_then(|v| v.to_str().ok()).unwrap_or("localhost");
+    let base = url::Url::parse(&format!("http://{host}/")).ok()?;
+    let target = base.join(next).ok()?;
+    if target.origin() == base.origin() {
+        let mut path = target.path().to_owned();
+        if let Some(query) = target.query() {
+            path = format!("{path}?{query}");
+        }
+        // A path that begins with two slashes would be read as another host.
+        return (!path.starts_with("//")).then_some(path);
+    }
+    let origin = target.origin().ascii_serialization();
+    let allowed = live.options.sources.iter().any(|s| s.allowed_origins.contains(&origin));
+    (allowed && matches!(target.scheme(), "http" | "https")).then(|| target.into())
+}
+
+/// Lets a page of an allowed origin read the answer.
+fn cross_origin(answer: &mut Answer, source: &Source, headers: &HeaderMap) {
+    answer.headers_mut().append(VARY, HeaderValue::from_static("origin"));
+    let Some(origin) = headers.get(ORIGIN) else { return };
+    let listed = |o: &String| o == "*" || origin.as_bytes() == o.as_bytes();
+    if source.allowed_origins.iter().any(listed) {
+        answer.headers_mut().insert(HeaderName::from_static("access-control-allow-origin"), origin.clone());
+    }
+}
+
+/// What was typed, to be shown again; empty when the body cannot be read at all.
+async fn typed_values(kind: &Kind, bytes: &Bytes, live: &Live) -> Vec<(String, Vec<String>)> {
+    body::pairs(kind.clone(), bytes.clone(), &live.options.lead).await.map(collect).unwrap_or_default()
+}
+
+fn collect(pairs: Vec<(String, String)>) -> Vec<(String, Vec<String>)> {
+    let mut out: Vec<(String, Vec<String>)> = Vec::new();
+    for (name, value) in pairs {
+        match out.iter_mut().find(|(n, _)| *n == name) {
+            Some((_, list)) => list.push(value),
+            None => out.push((name, vec![value])),
+        }
+    }
+    out
+}
+
+fn fresh_id() -> String {
+    intake::random().map(|r| format!("{r:016x}")).unwrap_or_default()
+}
+
+fn sentence(message: &str) -> String {
+    let mut chars = message.chars();
+    let first: String = chars.next().map(|c| c.to_uppercase().collect()).unwrap_or_default();
+    let rest = chars.as_str();
+    let stop = if message.ends_with(['.', '?', '!']) { "" } else { "." };
+    format!("{first}{rest}{stop}")
+}

@@ -1,0 +1,273 @@
+//! Listening, accepting, routing, draining. An error of accept never ends the daemon.
+
+use super::answer::{Answer, Refusal};
+use super::limit::Connections;
+use super::pages;
+use super::public::Visitor;
+use super::{Edge, Live};
+use http::{HeaderMap, Method, Request, StatusCode};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// Header fields in one request.
+const HEADERS_MAX: usize = 100;
+
+/// A server that cannot be.
+#[derive(Debug)]
+pub struct ServerError(String);
+
+impl std::fmt::Display for ServerError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ServerError {}
+
+/// Bound sockets, not yet served.
+#[derive(Debug)]
+pub struct Server {
+    listeners: Vec<TcpListener>,
+    /// Where they are, with the ports that were found free.
+    pub addresses: Vec<SocketAddr>,
+}
+
+impl Server {
+    /// Binds every address, or says which one is taken.
+    pub async fn bind(addresses: &[SocketAddr]) -> Result<Self, ServerError> {
+        let mut listeners = Vec::new();
+        let mut bound = Vec::new();
+        for address in addresses {
+            let failed = |e: std::io::Error| {
+                let hint = match e.kind() {
+                    std::io::ErrorKind::AddrInUse => "; another program uses that port, set another one in server.listen",
+                    std::io::ErrorKind::PermissionDenied => "; ports below 1024 need AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit",
+                    std::io::ErrorKind::AddrNotAvailable => "; this machine does not have that address",
+                    _ => "",
+                };
+                ServerError(format!("cannot listen at {address}: {e}{hint}"))
+            };
+            let listener = TcpListener::bind(address).await.map_err(failed)?;
+            bound.push(listener.local_addr().map_err(failed)?);
+            listeners.push(listener);
+        }
+        Ok(Self { listeners, addresses: bound })
+    }
+
+    /// Serves until `stop` says true; then stops accepting, lets running requests finish, and returns when the last has, or after `patience`.
+    pub async fn serve(self, edge: Arc<Edge>, stop: watch::Receiver<bool>, patience: Duration) {
+        let connections = Connections::default();
+        let mut accepting = JoinSet::new();
+        for listener in self.listeners {
+            accepting.spawn(accept(listener, Arc::clone(&edge), connections.clone(), stop.clone()));
+        }
+        let mut open = JoinSet::new();
+        while let Some(ended) = accepting.join_next().await {
+            if let Ok(mut set) = ended {
+                while let Some(connection) = set.try_join_next() {
+                    drop(connection);
+                }
+                open.spawn(async move { while set.join_next().await.is_some() {} });
+            }
+        }
+        let drained = tokio::time::timeout(patience, async { while open.join_next().await.is_some() {} }).await;
+        if drained.is_err() {
+            log::warn!("some connections were cut: they had not finished {} after the stop", crate::time::human(patience));
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, edge: Arc<Edge>, connections: Connections, mut stop: watch::Receiver<bool>) -> JoinSet<()> {
+    let mut open = JoinSet::new();
+    let mut failures = 0_u32;
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stopped(&mut stop) => return open,
+            Some(_) = open.join_next(), if !open.is_empty() => continue,
+        };
+        let (stream, peer) = match accepted {
+            Ok(pair) => {
+                failures = 0;
+                pair
+            }
+            Err(e) => {
+                // Out of descriptors, or the peer was gone already: neither may end us, nor make us spin.
+                failures = failures.saturating_add(1);
+                if failures.is_power_of_two() {
+                    log::warn!("a connection could not be accepted ({failures} in a row): {e}");
+                }
+                tokio::time::sleep(Duration::from_millis(u64::from(failures.min(50)) * 10)).await;
+                continue;
+            }
+        };
+        let live = edge.live();
+        match connections.enter(peer.ip(), live.options.connections_max, live.options.connections_per_address_max) {
+            Some(counted) => {
+                let (edge, stop) = (Arc::clone(&edge), stop.clone());
+                open.spawn(async move {
+                    connection(stream, peer, edge, &live, stop).await;
+                    drop(counted);
+                });
+            }
+            None => {
+                open.spawn(turn_away(stream));
+            }
+        }
+    }
+}
+
+/// Returns once the daemon is to stop.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // An error means that the sender is gone, which is a stop too.
+    let _ = stop.wait_for(|s| *s).await;
+}
+
+/// Too many connections: a short answer without reading a byte.
+async fn turn_away(mut stream: TcpStream) {
+    const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\nconnection: close\r\n\
+        content-length: 73\r\n\r\n{\"error\":{\"code\":\"busy\",\"message\":\"too many connections; try again soon\"}}";
+    let _ = tokio::time::timeout(Duration::from_secs(1), async {
+        let _ = stream.write_all(ANSWER).await;
+        let _ = stream.shutdown().await;
+    })
+    .await;
+}
+
+async fn connection(stream: TcpStream, peer: SocketAddr, edge: Arc<Edge>, live: &Live, mut stop: watch::Receiver<bool>) {
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request| {
+        let edge = Arc::clone(&edge);
+        async move { Ok::<_, Infallible>(edge.answer(peer.ip(), request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(live.options.header_timeout)
+        .max_buf_size(live.options.header_bytes_max)
+        .max_headers(HEADERS_MAX)
+        // A client that shuts its side down after the body still gets its lead kept and its answer.
+        .half_close(true)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stopped(&mut stop) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(e) = ended {
+        log::debug!("a connection ended: {e}");
+    }
+}
+
+impl Edge {
+    async fn answer(self: Arc<Self>, peer: IpAddr, request: Request<Incoming>) -> Answer {
+        let live = self.live();
+        let visitor = Visitor { ip: client(&live, peer, request.headers()) };
+        let head = request.method() == Method::HEAD;
+        let mut answer = self.route(&live, peer, visitor, request).await;
+        if head {
+            *answer.body_mut() = http_body_util::Full::default();
+        }
+        answer
+    }
+
+    async fn route(self: &Arc<Self>, live: &Arc<Live>, peer: IpAddr, visitor: Visitor, request: Request<Incoming>) -> Answer {
+        let path = request.uri().path().to_owned();
+        let parts: Vec<&str> = path.split('/').skip(1).collect();
+        let method = request.method().clone();
+        let get = method == Method::GET || method == Method::HEAD;
+        let form = |id: &str| live.options.forms.iter().find(|f| f.id == id);
+        match parts.as_slice() {
+            [""] if get => match live.options.forms.first() {
+                Some(form) => self.form_page(live, form, request.uri().query()),
+                None => self.missing_page(live),
+            },
+            [""] => Refusal::method("GET").json(),
+            ["assets", "page.css"] if get => pages::css(request.headers()),
+            ["f", id] => match form(id) {
+                Some(form) if get => self.form_page(live, form, request.uri().query()),
+                Some(form) if method == Method::POST => self.form_post(live, form, visitor, request).await,
+                Some(_) => Refusal::method("GET, POST").json(),
+                None => self.missing_page(live),
+            },
+            ["f", id, "thanks"] => match form(id) {
+                Some(form) if get => self.pages.thanks(live, form),
+                Some(_) => Refusal::method("GET").json(),
+                None => self.missing_page(live),
+            },
+            ["api", "inbound", "w", token, "leads"] => match live.options.sources.iter().find(|s| s.token == *token) {
+                Some(source) if method == Method::POST => self.inbound(live, source, visitor, request).await,
+                Some(source) if method == Method::OPTIONS => Self::preflight(source, request.headers()),
+                Some(_) => Refusal::method("POST, OPTIONS").json(),
+                None => Refusal::not_found().json(),
+            },
+            ["api", "v1", rest @ ..] => match self.api(live, visitor, rest, &method, request).await {
+                Ok(answer) => answer,
+                Err(refusal) => refusal.json(),
+            },
+            ["healthz"] if get => self.health().await.unwrap_or_else(|r| r.json()),
+            ["readyz"] if get => {
+                let open = peer.to_canonical().is_loopback() && visitor.ip == peer || Self::authorised(live, request.headers()).is_ok();
+                self.ready(open).await.unwrap_or_else(|r| r.json())
+            }
+            ["healthz" | "readyz"] | ["assets", "page.css"] => Refusal::method("GET").json(),
+            _ if wants_page(request.headers()) => self.missing_page(live),
+            _ => Refusal::not_found().json(),
+        }
+    }
+
+    async fn api(self: &Arc<Self>, live: &Arc<Live>, visitor: Visitor, path: &[&str], method: &Method, request: Request<Incoming>) -> Result<Answer, Refusal> {
+        if let Err(refusal) = Self::authorised(live, request.headers()) {
+            // Guessing tokens is slowed like posting is.
+            self.rate(live, visitor)?;
+            return Err(refusal);
+        }
+        match (path, method.as_str()) {
+            (["leads"], "POST") => self.create(live, visitor, request).await,
+            (["leads"], "GET" | "HEAD") => self.list(request.uri().query()).await,
+            (["leads"], _) => Err(Refusal::method("GET, POST")),
+            (["leads", id], "GET" | "HEAD") => self.show(id).await,
+            (["leads", id], "PATCH") => self.patch(live, id, visitor, request).await,
+            (["leads", _], _) => Err(Refusal::method("GET, PATCH")),
+            (["leads", id, "replies"], "POST") => self.reply(live, id, visitor, request).await,
+            (["leads", _, "replies"], _) => Err(Refusal::method("POST")),
+            _ => Err(Refusal::not_found()),
+        }
+    }
+
+    fn missing_page(&self, live: &Live) -> Answer {
+        self.pages.message(live, StatusCode::NOT_FOUND, "There is no such page", "Please check the address, or ask the staff.")
+    }
+}
+
+/// The visitor's address: the peer's, or what a trusted proxy says it is.
+fn client(live: &Live, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    if !live.options.trusted_proxies.contains(&peer.to_canonical()) {
+        return peer;
+    }
+    let forwarded = headers.get_all("x-forwarded-for").iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(','));
+    let mut hops: Vec<IpAddr> = forwarded.filter_map(|hop| hop.trim().parse().ok()).collect();
+    // The last address that is not one of our proxies is the visitor's; what stands before it anybody can have written.
+    while let Some(hop) = hops.pop() {
+        if !live.options.trusted_proxies.contains(&hop) {
+            return hop;
+        }
+    }
+    peer
+}
+
+fn wants_page(headers: &HeaderMap) -> bool {
+    headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("text/html"))
+}

@@ -1,0 +1,309 @@
+//! `[[destination]]` and `[delivery]`.
+
+use super::read::{At, Table};
+use super::{Destination, SLUG, is_slug, secrets};
+use crate::delivery::{Http, Network, certificates, is_local};
+use crate::destination::{Body, Spec, Timeouts, webhook};
+use crate::event::{Context, Detail, Draft, Kind, sample_lead};
+use crate::mapping::{Event, Expr, Shape};
+use crate::retry::Policy;
+use crate::secret::Hidden;
+use crate::time::Wall;
+use std::sync::Arc;
+use std::time::Duration;
+use toml::Spanned;
+use toml::de::DeValue;
+use url::{Host, Url};
+
+struct Shared {
+    connect: Duration,
+    total: Duration,
+    policy: Policy,
+    network: Network,
+}
+
+pub fn destinations(root: &Table<'_, '_, '_>, warnings: &mut Vec<String>) -> Vec<Destination> {
+    let shared = delivery(&root.table("delivery"));
+    let mut out: Vec<Destination> = Vec::new();
+    for table in root.tables("destination") {
+        let built = destination(&table, &shared, warnings);
+        if let Some((name, built)) = built {
+            if out.iter().any(|d| d.spec.name == built.spec.name) {
+                table.fault_at(&name, "another destination has the same name");
+            }
+            out.push(built);
+        }
+        table.finish();
+    }
+    out
+}
+
+fn delivery(table: &Table<'_, '_, '_>) -> Shared {
+    let d = Policy::default();
+    let seconds = |key, range, default: Duration| Duration::from_secs(table.number(key, range, default.as_secs()));
+    let count = |key, range, default: u32| u32::try_from(table.number(key, range, u64::from(default))).unwrap_or(default);
+    let some = |n: u32| (n > 0).then_some(n);
+    let policy = Policy {
+        retry_first: seconds("retry_first_seconds", 1..=3600, d.retry_first),
+        retry_max: seconds("retry_max_seconds", 1..=604_800, d.retry_max),
+        rejected_attempts: count("rejected_attempts", 1..=1000, d.rejected_attempts),
+        breaker_after: count("breaker_after", 1..=1000, d.breaker_after),
+        probe_first: seconds("probe_first_seconds", 1..=3600, d.probe_first),
+        probe_max: seconds("probe_max_seconds", 1..=86_400, d.probe_max),
+        blocked_first: seconds("blocked_probe_first_seconds", 1..=3600, d.blocked_first),
+        blocked_max: seconds("blocked_probe_max_seconds", 1..=86_400, d.blocked_max),
+        wait_max: seconds("retry_after_max_seconds", 1..=604_800, d.wait_max),
+        give_up_attempts: some(count("give_up_attempts", 0..=1_000_000, 0)),
+        give_up_after: some(count("give_up_days", 0..=36_500, 0)).map(|days| Duration::from_secs(u64::from(days) * 86_400)),
+    };
+    let connect = seconds("connect_timeout_seconds", 1..=300, Duration::from_secs(10));
+    let total = seconds("timeout_seconds", 1..=600, Duration::from_secs(30));
+    if connect > total {
+        table.fault("connect_timeout_seconds must not be longer than timeout_seconds, which includes it");
+    }
+    for (first, max, names) in [
+        (policy.retry_first, policy.retry_max, "retry_first_seconds must not be longer than retry_max_seconds"),
+        (policy.probe_first, policy.probe_max, "probe_first_seconds must not be longer than probe_max_seconds"),
+        (policy.blocked_first, policy.blocked_max, "blocked_probe_first_seconds must not be longer than blocked_probe_max_seconds"),
+    ] {
+        if first > max {
+            table.fault(names);
+        }
+    }
+    let mut network = Network::default();
+    if let Some(proxy) = table.name("proxy") {
+        match Url::parse(&proxy.value) {
+            Ok(url) if url.scheme() == "http" && url.host().is_some() => network.proxy = Some(proxy.value),
+            _ => table.fault_at(&proxy, "must be the address of an http proxy, as in http://192.168.1.2:3128"),
+        }
+    }
+    if let Some(file) = table.name("ca_file") {
+        let read = std::fs::read(&file.value).map_err(|e| format!("{} cannot be read: {e}", file.value));
+        match read.and_then(|pem| certificates(&pem).map(|_| pem)) {
+            Ok(pem) => network.roots = Some(Arc::new(pem)),
+            Err(message) => table.fault_at(&file, message),
+        }
+    }
+    table.finish();
+    Shared { connect, total, policy, network }
+}
+
+fn destination(table: &Table<'_, '_, '_>, shared: &Shared, warnings: &mut Vec<String>) -> Option<(At<String>, Destination)> {
+    let name = table.required("name");
+    if let Some(name) = &name
+        && !is_slug(&name.value)
+    {
+        table.fault_at(name, SLUG);
+    }
+    if let Some(kind) = table.required("type")
+        && kind.value != "webhook"
+    {
+        table.fault_at(&kind, "there is no such type; known: webhook");
+    }
+    let allow_http = table.flag("allow_http", false);
+    let url = table.required("url").and_then(|text| check_url(table, &text, allow_http));
+    let secrets = secrets::several(table, warnings);
+    if secrets.is_empty() && !table.faulty() {
+        table.fault("has no secret to sign with; give secret, secret_file, secret_env or secret_credential (make one with: leadsbotd secret new)");
+    }
+    let events = events(table);
+    let when = table.name("when").and_then(|text| match Expr::new("when", &text.value) {
+        Ok(expr) => Some((text, expr)),
+        Err(e) => {
+            table.fault_at(&text, e.message);
+            None
+        }
+    });
+    let body = body(table);
+    let headers = headers(&table.table("headers"), warnings);
+    let workers = usize::try_from(table.number("workers", 1..=16, 1)).unwrap_or(1);
+    let timeouts = Timeouts {
+        connect: Duration::from_secs(table.number("connect_timeout_seconds", 1..=300, shared.connect.as_secs())),
+        total: Duration::from_secs(table.number("timeout_seconds", 1..=600, shared.total.as_secs())),
+    };
+    let (name, url) = (name?, url?);
+    let spec = Spec {
+        name: name.value.clone(),
+        url,
+        secrets,
+        events,
+        when: None,
+        body,
+        headers,
+        workers,
+        timeouts,
+    };
+    let spec = try_on_samples(table, spec, when);
+    if let Err(message) = Http::new(&spec.timeouts, &shared.network, allow_http) {
+        table.fault(message);
+    }
+    let built = Destination { spec: Arc::new(spec), policy: shared.policy.clone(), network: shared.network.clone(), allow_http };
+    Some((name, built))
+}
+
+fn check_url(table: &Table<'_, '_, '_>, text: &At<String>, allow_http: bool) -> Option<Url> {
+    let url = match Url::parse(&text.value) {
+        Ok(url) => url,
+        Err(e) => {
+            table.fault_at(text, format!("is no URL: {e}"));
+            return None;
+        }
+    };
+    let fault = match url.scheme() {
+        "http" | "https" if url.host().is_none() => Some("has no host"),
+        "http" | "https" if !url.username().is_empty() || url.password().is_some() => {
+            Some("must not hold a user name or password; put them into an Authorization header under headers")
+        }
+        "http" | "https" if url.fragment().is_some() => Some("must not have a # part; it would never be sent"),
+        "http" if !allow_http && host_is_public(&url) => {
+            Some("is plain http to a public address, where anybody on the way can read the leads; use https, or set allow_http = true")
+        }
+        "http" | "https" => None,
+        _ => Some("must begin with https:// (or http:// inside your own network)"),
+    };
+    match fault {
+        Some(message) => {
+            table.fault_at(text, message);
+            None
+        }
+        None => Some(url),
+    }
+}
+
+/// Only what can be known without looking the name up; the resolver checks the rest when it connects.
+fn host_is_public(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(ip)) => !is_local(ip.into()),
+        Some(Host::Ipv6(ip)) => !is_local(ip.into()),
+        _ => false,
+    }
+}
+
+fn events(table: &Table<'_, '_, '_>) -> Vec<String> {
+    let Some(list) = table.texts("events") else { return vec!["lead.*".to_owned()] };
+    if list.is_empty() {
+        table.fault("events is empty, so nothing would ever be sent; leave it out for all lead events");
+    }
+    for pattern in &list {
+        let known = Kind::ALL.iter().any(|k| crate::event::matches(std::slice::from_ref(&pattern.value), k.name()));
+        if !known {
+            let names: Vec<&str> = Kind::ALL.iter().map(|k| k.name()).collect();
+            table.fault_at(pattern, format!("matches no event; there are {}, and patterns such as lead.*", names.join(", ")));
+        }
+    }
+    list.into_iter().map(|p| p.value).collect()
+}
+
+fn body(table: &Table<'_, '_, '_>) -> Body {
+    let named = table.name("body");
+    let map = table.has("map").then(|| table.table("map"));
+    if let (Some(named), Some(_)) = (&named, &map) {
+        table.fault_at(named, "is given beside map; give one of them");
+    }
+    match (named, map) {
+        (_, Some(map)) => shape(&map).map_or(Body::Full, |shape| {
+            if matches!(&shape, Shape::Object(entries) if entries.is_empty()) {
+                map.fault("is empty, so nothing would be sent");
+            }
+            Body::Map(shape)
+        }),
+        (Some(named), None) => match named.value.as_str() {
+            "full" => Body::Full,
+            "leadsbot" => Body::Leadsbot,
+            _ => {
+                table.fault_at(&named, "must be full or leadsbot");
+                Body::Full
+            }
+        },
+        (None, None) => Body::Full,
+    }
+}
+
+fn shape(table: &Table<'_, '_, '_>) -> Option<Shape> {
+    let mut entries = Vec::new();
+    for (key, value) in table.entries() {
+        if let Some(inner) = table.entry_table(&key, value) {
+            entries.push((key.value.clone(), shape(&inner)?));
+        } else if let DeValue::String(source) = value.get_ref() {
+            match Expr::new(&key.key, source) {
+                Ok(expr) => entries.push((key.value.clone(), Shape::Leaf(expr))),
+                Err(e) => table.report().add(value.span().start, key.key.clone(), e.message),
+            }
+        } else {
+            table.report().add(
+                value.span().start,
+                key.key.clone(),
+                "must be an expression in quotes, as in \"data.name\"; a constant is one too: \"'text'\" or \"5\"",
+            );
+        }
+    }
+    Some(Shape::Object(entries))
+}
+
+const RESERVED: [&str; 8] =
+    ["content-type", "content-length", "user-agent", "host", "connection", "transfer-encoding", "expect", "upgrade"];
+
+fn headers(table: &Table<'_, '_, '_>, warnings: &mut Vec<String>) -> Vec<(String, Hidden)> {
+    let mut out = Vec::new();
+    for (key, value) in table.entries() {
+        let lower = key.value.to_ascii_lowercase();
+        if http::HeaderName::from_bytes(key.value.as_bytes()).is_err() {
+            table.fault_at(&key, "is no header name");
+        } else if RESERVED.contains(&lower.as_str()) || lower.starts_with("x-leadsbot-") || lower.starts_with("webhook-") {
+            table.fault_at(&key, "is set by leadsbotd itself");
+        }
+        if let Some(text) = header_value(table, &key, value, warnings) {
+            if http::HeaderValue::from_str(&text).is_err() {
+                table.fault_at(&key, "has a value that cannot be sent in a header");
+            }
+            out.push((key.value.clone(), Hidden(text)));
+        }
+    }
+    out
+}
+
+fn header_value<'t, 'v>(
+    table: &Table<'_, 't, 'v>,
+    key: &At<String>,
+    value: &'v Spanned<DeValue<'t>>,
+    warnings: &mut Vec<String>,
+) -> Option<String> {
+    if let DeValue::String(text) = value.get_ref() {
+        warnings.push(secrets::INLINE.to_owned());
+        return Some(text.to_string());
+    }
+    let Some(inner) = table.entry_table(key, value) else {
+        table.fault_at(key, "must be a text, or a table with secret_file, secret_env or secret_credential");
+        return None;
+    };
+    let text = secrets::raw(&inner, "secret", "secret_file", "secret_env", "secret_credential", warnings);
+    if text.is_none() && !inner.faulty() {
+        inner.fault("needs secret, secret_file, secret_env or secret_credential");
+    }
+    inner.finish();
+    text.map(|t| t.value)
+}
+
+/// Tries filter and mapping on a sample of every kind of event, so that a typo is found now and not by the first lead.
+fn try_on_samples(table: &Table<'_, '_, '_>, mut spec: Spec, when: Option<(At<String>, Expr)>) -> Spec {
+    let mut when_at = None;
+    if let Some((at, expr)) = when {
+        when_at = Some(at);
+        spec.when = Some(expr);
+    }
+    for kind in Kind::ALL {
+        let Ok(draft) = Draft::new(kind, Wall(0), &sample_lead(), &Detail::default(), &Context::default()) else { continue };
+        let Ok(event) = Event::parse(draft.bytes()) else { continue };
+        if let (Err(e), Some(at)) = (webhook::wants(&spec, kind.name(), &event), &when_at) {
+            table.fault_at(at, format!("fails on a sample of {}: {}", kind.name(), e.message));
+            break;
+        }
+        if crate::event::matches(&spec.events, kind.name())
+            && let Err(e) = webhook::render(&spec, draft.bytes())
+        {
+            table.report().add(table.at, e.at, format!("fails on a sample of {}: {}", kind.name(), e.message));
+            break;
+        }
+    }
+    spec
+}

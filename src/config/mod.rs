@@ -1,0 +1,293 @@
+//! The configuration file: TOML in, checked options out. No other part knows TOML, and nothing here survives start-up but the options.
+//!
+//! A file is taken whole or not at all. All its faults are reported together, each with its line and key.
+
+mod destination;
+mod form;
+mod read;
+mod secrets;
+
+pub use read::Fault;
+
+use crate::capture::{ApiToken, Form, Options as Capture, Source};
+use crate::delivery::Network;
+use crate::destination::Spec;
+use crate::event::Device;
+use crate::lead::Limits;
+use crate::retry::Policy;
+use read::{Report, Table};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use toml::de::DeTable;
+
+/// Where the file is looked for.
+pub const DEFAULT_PATH: &str = "/etc/leadsbotd/config.toml";
+
+/// A checked configuration.
+#[derive(Debug)]
+pub struct Config {
+    /// Who this machine is.
+    pub device: Device,
+    /// The HTTP edge.
+    pub capture: Capture,
+    /// The database file.
+    pub storage_path: PathBuf,
+    /// The receivers.
+    pub destinations: Vec<Destination>,
+    /// How much is logged.
+    pub log_level: log::LevelFilter,
+    /// What is not wrong but should be known.
+    pub warnings: Vec<String>,
+}
+
+/// A receiver and how to reach it.
+#[derive(Debug, Clone)]
+pub struct Destination {
+    /// What to send.
+    pub spec: Arc<Spec>,
+    /// When to try again.
+    pub policy: Policy,
+    /// Certificates and proxy.
+    pub network: Network,
+    /// Plain http to public addresses is allowed.
+    pub allow_http: bool,
+}
+
+/// Why a file cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The file.
+    pub path: PathBuf,
+    /// All that is wrong, in the order of the file.
+    pub faults: Vec<Fault>,
+}
+
+impl std::fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let n = self.faults.len();
+        write!(f, "{} has {n} fault{}:", self.path.display(), if n == 1 { "" } else { "s" })?;
+        for fault in &self.faults {
+            write!(f, "\n  {fault}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// Reads and checks the file at `path`, and the secret files it names.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let whole = |message: String| ConfigError {
+            path: path.to_owned(),
+            faults: vec![Fault { line: 0, key: String::new(), message }],
+        };
+        let bytes = std::fs::read(path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => {
+                whole("there is no such file; copy config.example.toml there, or name another one with --config".to_owned())
+            }
+            _ => whole(format!("cannot be read: {e}")),
+        })?;
+        let text = String::from_utf8(bytes).map_err(|e| {
+            whole(format!("is not UTF-8 (byte {}); save it again as UTF-8", e.utf8_error().valid_up_to()))
+        })?;
+        let mut config = Self::parse(&text).map_err(|faults| ConfigError { path: path.to_owned(), faults })?;
+        config.warn_of_readers(path);
+        Ok(config)
+    }
+
+    /// Checks the text of a file.
+    pub fn parse(text: &str) -> Result<Self, Vec<Fault>> {
+        let report = Report::new(text);
+        let (root, errors) = DeTable::parse_recoverable(text);
+        for e in &errors {
+            report.add(e.span().map_or(0, |s| s.start), "", format!("not TOML: {}", e.message().replace('\n', ", ")));
+        }
+        if !errors.is_empty() {
+            return Err(report.into_faults());
+        }
+        let config = read(&report, root.get_ref());
+        let faults = report.into_faults();
+        if faults.is_empty() { Ok(config) } else { Err(faults) }
+    }
+
+    fn warn_of_readers(&mut self, path: &Path) {
+        use std::os::unix::fs::PermissionsExt;
+        let open = std::fs::metadata(path).is_ok_and(|m| m.permissions().mode() & 0o004 != 0);
+        let inline = self.warnings.iter().any(|w| w == secrets::INLINE);
+        self.warnings.retain(|w| w != secrets::INLINE);
+        if open && inline {
+            self.warnings.push(format!("{} holds secrets and every user may read it; chmod 640 it, or use secret_file", path.display()));
+        }
+    }
+}
+
+fn read(report: &Report<'_>, root: &DeTable<'_>) -> Config {
+    let root = Table::root(report, root);
+    let mut warnings = Vec::new();
+    let device = device(&root.table("device"));
+    let mut capture = server(&root.table("server"), &mut warnings);
+    capture.forms = form::forms(&root);
+    capture.sources = sources(&root);
+    let storage = root.table("storage");
+    let storage_path = storage.name("path").map_or_else(|| PathBuf::from("/var/lib/leadsbotd/leads.db"), |p| PathBuf::from(p.value));
+    storage.finish();
+    let log = root.table("log");
+    let log_level = log.text("level").map_or(log::LevelFilter::Info, |level| match level.value.as_str() {
+        "error" => log::LevelFilter::Error,
+        "warn" => log::LevelFilter::Warn,
+        "info" => log::LevelFilter::Info,
+        "debug" => log::LevelFilter::Debug,
+        _ => {
+            log.fault_at(&level, "must be error, warn, info or debug");
+            log::LevelFilter::Info
+        }
+    });
+    log.finish();
+    let destinations = destination::destinations(&root, &mut warnings);
+    root.finish();
+    Config { device, capture, storage_path, destinations, log_level, warnings }
+}
+
+fn device(table: &Table<'_, '_, '_>) -> Device {
+    let labels = table.table("labels");
+    let mut device = Device {
+        id: table.name("id").map_or_else(|| "kiosk".to_owned(), |v| v.value),
+        name: table.name("name").map(|v| v.value),
+        site: table.name("site").map(|v| v.value),
+        labels: serde_json::Map::new(),
+    };
+    for (key, value) in labels.entries() {
+        match value.get_ref().as_str() {
+            Some(text) => drop(device.labels.insert(key.value, text.into())),
+            None => labels.fault_at(&key, "must be a text"),
+        }
+    }
+    table.finish();
+    device
+}
+
+fn server(table: &Table<'_, '_, '_>, warnings: &mut Vec<String>) -> Capture {
+    let mut options = Capture::default();
+    if let Some(listen) = table.texts("listen") {
+        options.listen = listen
+            .iter()
+            .filter_map(|text| match text.value.parse::<SocketAddr>() {
+                Ok(address) => Some(address),
+                Err(_) => {
+                    table.fault_at(text, "must be an address and a port, as in 0.0.0.0:8080 or [::]:8080");
+                    None
+                }
+            })
+            .collect();
+        if listen.is_empty() {
+            table.fault("listen must name at least one address");
+        }
+    }
+    for text in table.texts("trusted_proxies").unwrap_or_default() {
+        match text.value.parse::<IpAddr>() {
+            Ok(ip) => options.trusted_proxies.push(ip),
+            Err(_) => table.fault_at(&text, "must be an IP address, as in 127.0.0.1"),
+        }
+    }
+    let mut names = BTreeSet::new();
+    for token in table.tables("api_tokens") {
+        let name = token.required("name");
+        let secret = secrets::one(&token, warnings);
+        if let Some(name) = &name
+            && !names.insert(name.value.clone())
+        {
+            token.fault_at(name, "another token has the same name");
+        }
+        if secret.is_none() && !token.faulty() {
+            token.fault("needs its token as secret, secret_file, secret_env or secret_credential");
+        }
+        if let (Some(name), Some(secret)) = (name, secret) {
+            options.api_tokens.push(ApiToken { name: name.value, secret });
+        }
+        token.finish();
+    }
+    let limits = table.table("limits");
+    let usize_of = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    options.connections_max = usize_of(limits.number("connections_max", 1..=10_000, 256));
+    options.body_bytes_max = usize_of(limits.number("body_bytes_max", 1024..=(16 << 20), 64 << 10));
+    options.header_bytes_max = usize_of(limits.number("header_bytes_max", 8192..=(1 << 20), 16 << 10));
+    options.header_timeout = Duration::from_secs(limits.number("header_timeout_seconds", 1..=300, 10));
+    options.body_timeout = Duration::from_secs(limits.number("body_timeout_seconds", 1..=600, 20));
+    options.connections_per_address_max = usize_of(limits.number("connections_per_address_max", 1..=10_000, 100));
+    options.requests_per_minute = u32::try_from(limits.number("requests_per_minute", 0..=1_000_000, 600)).unwrap_or(0);
+    options.lead = Limits {
+        fields_max: usize_of(limits.number("fields_max", 1..=1000, 100)),
+        name_bytes_max: usize_of(limits.number("field_name_bytes_max", 1..=1024, 64)),
+        value_bytes_max: usize_of(limits.number("field_value_bytes_max", 1..=(1 << 20), 8 << 10)),
+    };
+    limits.finish();
+    table.finish();
+    options
+}
+
+fn sources(root: &Table<'_, '_, '_>) -> Vec<Source> {
+    let mut out: Vec<Source> = Vec::new();
+    for table in root.tables("source") {
+        let id = table.required("id");
+        let token = table.required("token");
+        if let Some(id) = &id
+            && !is_slug(&id.value)
+        {
+            table.fault_at(id, SLUG);
+        }
+        if let Some(token) = &token {
+            if token.value.len() < 12 || !token.value.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c)) {
+                table.fault_at(token, "must have at least 12 characters, each a letter, a digit, - or _: it is the secret part of the capture URL");
+            }
+            if out.iter().any(|s| s.token == token.value) {
+                table.fault_at(token, "another source has the same token");
+            }
+        }
+        let mut allowed_origins = Vec::new();
+        for origin in table.texts("allowed_origins").unwrap_or_default() {
+            let parsed = url::Url::parse(&origin.value).ok().filter(|u| u.origin().is_tuple());
+            match parsed {
+                _ if origin.value == "*" => allowed_origins.push(origin.value),
+                Some(url) if url.origin().ascii_serialization() == origin.value => allowed_origins.push(origin.value),
+                Some(url) => {
+                    let right = url.origin().ascii_serialization();
+                    table.fault_at(&origin, format!("must be an origin, without a path: {right}"));
+                }
+                None => table.fault_at(&origin, "must be an origin, as in https://www.example.com, or *"),
+            }
+        }
+        if let (Some(id), Some(token)) = (id, token) {
+            if out.iter().any(|s| s.id == id.value) {
+                table.fault_at(&id, "another source has the same id");
+            }
+            out.push(Source { id: id.value, token: token.value, allowed_origins });
+        }
+        table.finish();
+    }
+    out
+}
+
+const SLUG: &str = "must have 1 to 64 characters, each a small letter, a digit, - or _";
+
+fn is_slug(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
+}
+
+impl Default for Config {
+    /// What an empty file means.
+    fn default() -> Self {
+        let report = Report::new("");
+        read(&report, &DeTable::new())
+    }
+}
+
+impl Form {
+    /// The form of a configuration that names none.
+    pub fn builtin() -> Self {
+        form::builtin()
+    }
+}
