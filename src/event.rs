@@ -237,7 +237,14 @@ mod tests {
 
     #[test]
     fn the_published_shape_is_there() {
-        let draft = Draft::new(Kind::LeadStatusChanged, Wall(0), &sample_lead(), &Detail { from: Some("new".into()), to: Some("won".into()), ..Detail::default() }, &Context::default()).unwrap();
+        let draft = Draft::new(
+            Kind::LeadStatusChanged,
+            Wall(0),
+            &sample_lead(),
+            &Detail { from: Some("new".into()), to: Some("won".into()), ..Detail::default() },
+            &Context::default(),
+        )
+        .unwrap();
         let value: Value = serde_json::from_slice(draft.bytes()).unwrap();
         assert_eq!(value["event"], "lead.status_changed");
         for key in ["name", "email", "score", "source"] {

@@ -198,7 +198,9 @@ mod tests {
     #[test]
     fn garbage_is_no_id() {
         let key = IdKey::new([7; 32]);
-        for bad in ["", "evt_", "evt_0", "evt_zzzzzzzzzzzzzzzzzzzzzzzzzz", "evt_é000000000000000000000000", "EVT_00000000000000000000000000"] {
+        for bad in
+            ["", "evt_", "evt_0", "evt_zzzzzzzzzzzzzzzzzzzzzzzzzz", "evt_é000000000000000000000000", "EVT_00000000000000000000000000"]
+        {
             assert_eq!(key.seq(Kind::Event, bad), None, "{bad}");
         }
     }

@@ -79,7 +79,15 @@ impl Router {
         Ok(Changes { lead: None, events: vec![event] })
     }
 
-    fn event(&self, ids: &IdKey, kind: Kind, lead: &Lead, detail: &Detail, mut context: Context, now: Wall) -> Result<NewEvent, IntakeError> {
+    fn event(
+        &self,
+        ids: &IdKey,
+        kind: Kind,
+        lead: &Lead,
+        detail: &Detail,
+        mut context: Context,
+        now: Wall,
+    ) -> Result<NewEvent, IntakeError> {
         context.device = self.device.clone();
         let draft = Draft::new(kind, now, lead, detail, &context).map_err(IntakeError::Event)?;
         let random = random()?;

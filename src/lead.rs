@@ -407,18 +407,14 @@ impl Reply {
     pub fn from_json(bytes: &[u8], limits: &Limits) -> Result<Self, Fault> {
         let mut object = json_object(bytes)?;
         check_sizes(&object, limits)?;
-        let text = take_text(&mut object, "text")?
-            .ok_or_else(|| Fault::invalid("missing_field", "text", "a reply needs its text"))?;
+        let text = take_text(&mut object, "text")?.ok_or_else(|| Fault::invalid("missing_field", "text", "a reply needs its text"))?;
         let direction = take_text(&mut object, "direction")?.unwrap_or_else(|| "outbound".to_owned());
         if !matches!(direction.as_str(), "inbound" | "outbound") {
             return Err(Fault::invalid("invalid_direction", "direction", "direction is inbound or outbound"));
         }
-        let reply =
-            Reply { text, direction, channel: take_text(&mut object, "channel")?, author: take_text(&mut object, "author")? };
+        let reply = Reply { text, direction, channel: take_text(&mut object, "channel")?, author: take_text(&mut object, "author")? };
         match object.keys().next() {
-            Some(key) => {
-                Err(Fault::invalid("unknown_field", key, "a reply may hold text, channel, direction and author"))
-            }
+            Some(key) => Err(Fault::invalid("unknown_field", key, "a reply may hold text, channel, direction and author")),
             None => Ok(reply),
         }
     }
@@ -670,8 +666,9 @@ mod tests {
 
     #[test]
     fn nothing_sent_is_dropped() {
-        let got = public(r#"{"name":"A","full_name":"B","budget":5000,"tags":["x"],"score":99,"status":"won","source":"me","nested":{"a":[1]}}"#)
-            .unwrap();
+        let got =
+            public(r#"{"name":"A","full_name":"B","budget":5000,"tags":["x"],"score":99,"status":"won","source":"me","nested":{"a":[1]}}"#)
+                .unwrap();
         assert_eq!(got.name.as_deref(), Some("A"));
         assert_eq!(got.score, None);
         for key in ["full_name", "budget", "tags", "score", "status", "source", "nested"] {

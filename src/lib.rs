@@ -4,13 +4,16 @@
 //! ARCHITECTURE.md is the map of this crate.
 
 pub mod capture;
+pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod delivery;
 pub mod destination;
 pub mod event;
 pub mod id;
 pub mod intake;
 pub mod lead;
+pub mod logging;
 pub mod mapping;
 pub mod retry;
 pub mod secret;

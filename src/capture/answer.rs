@@ -94,7 +94,11 @@ impl From<store::Error> for Refusal {
             store::Error::NotFound => Self::not_found(),
             _ => Self {
                 retry_after: Some(10),
-                ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "storage_failed", "the device's disk has failed; nothing was kept, tell the staff")
+                ..Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "storage_failed",
+                    "the device's disk has failed; nothing was kept, tell the staff",
+                )
             },
         }
     }

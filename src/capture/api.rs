@@ -85,7 +85,13 @@ impl Edge {
     }
 
     /// `PATCH /api/v1/leads/{id}`.
-    pub(super) async fn patch(self: &Arc<Self>, live: &Arc<Live>, id: &str, visitor: Visitor, request: Request<Incoming>) -> Result<Answer, Refusal> {
+    pub(super) async fn patch(
+        self: &Arc<Self>,
+        live: &Arc<Live>,
+        id: &str,
+        visitor: Visitor,
+        request: Request<Incoming>,
+    ) -> Result<Answer, Refusal> {
         let headers = request.headers().clone();
         json_only(&headers)?;
         let bytes = body::read(request, &live.options).await?;
@@ -102,7 +108,13 @@ impl Edge {
     }
 
     /// `POST /api/v1/leads/{id}/replies`.
-    pub(super) async fn reply(self: &Arc<Self>, live: &Arc<Live>, id: &str, visitor: Visitor, request: Request<Incoming>) -> Result<Answer, Refusal> {
+    pub(super) async fn reply(
+        self: &Arc<Self>,
+        live: &Arc<Live>,
+        id: &str,
+        visitor: Visitor,
+        request: Request<Incoming>,
+    ) -> Result<Answer, Refusal> {
         let headers = request.headers().clone();
         json_only(&headers)?;
         let bytes = body::read(request, &live.options).await?;
@@ -131,7 +143,9 @@ impl Edge {
         let (store, lanes) = blocking(move || (edge.store.ping(Duration::from_secs(5)), edge.lanes.alive())).await?;
         match (store, lanes) {
             (Ok(()), true) => Ok(json_answer(StatusCode::OK, &json!({ "status": "ok" }))),
-            (Ok(()), false) => Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "lane_stopped", "leads are kept, but a delivery thread has ended")),
+            (Ok(()), false) => {
+                Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "lane_stopped", "leads are kept, but a delivery thread has ended"))
+            }
             (Err(e), _) => Err(e.into()),
         }
     }
@@ -160,9 +174,9 @@ impl Edge {
 }
 
 async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
-    tokio::task::spawn_blocking(f).await.map_err(|_| {
-        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the device has a fault; what was kept before is safe")
-    })
+    tokio::task::spawn_blocking(f)
+        .await
+        .map_err(|_| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the device has a fault; what was kept before is safe"))
 }
 
 fn json_only(headers: &HeaderMap) -> Result<(), Refusal> {
@@ -204,9 +218,8 @@ impl Filter {
             ..Refusal::new(StatusCode::BAD_REQUEST, "invalid_parameter", message)
         };
         for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
-            let time = || {
-                Wall::parse(&value).ok_or_else(|| bad(&name, "must be RFC 3339, as in 2026-11-23T12:00:00Z, or a date".to_owned()))
-            };
+            let time =
+                || Wall::parse(&value).ok_or_else(|| bad(&name, "must be RFC 3339, as in 2026-11-23T12:00:00Z, or a date".to_owned()));
             match name.as_ref() {
                 "status" => {
                     check_status(&value).map_err(|f| bad("status", f.message))?;

@@ -143,7 +143,8 @@ impl Form {
             && consent.required
             && !agreed
         {
-            complaints.insert("_consent".to_owned(), "Please tick the box if you agree; without it we may not keep your details.".to_owned());
+            complaints
+                .insert("_consent".to_owned(), "Please tick the box if you agree; without it we may not keep your details.".to_owned());
         }
         complaints
     }

@@ -153,8 +153,13 @@ impl Pages {
 
     /// The page after a form.
     pub fn thanks(&self, live: &Live, form: &Form) -> Answer {
-        let view =
-            MessageView { language: &form.language, title: &form.thanks, text: None, back: Some(format!("/f/{}", form.id)), back_label: "Next person" };
+        let view = MessageView {
+            language: &form.language,
+            title: &form.thanks,
+            text: None,
+            back: Some(format!("/f/{}", form.id)),
+            back_label: "Next person",
+        };
         self.render(live, StatusCode::OK, "message.html", &view)
     }
 
@@ -184,7 +189,8 @@ fn page(live: &Live, status: StatusCode, html: String) -> Answer {
     // Browsers hold a form's redirect to form-action too, so the places `_next` may lead to are named.
     let next = live.options.sources.iter().flat_map(|s: &Source| &s.allowed_origins).filter(|o| *o != "*");
     let policy = next.fold(
-        "default-src 'none'; style-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'self'; form-action 'self'".to_owned(),
+        "default-src 'none'; style-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'self'; form-action 'self'"
+            .to_owned(),
         |policy, origin| policy + " " + origin,
     );
     if let Ok(value) = HeaderValue::from_str(&policy) {

@@ -188,14 +188,15 @@ impl Edge {
             let bytes = body::read(request, &live.options).await?;
             let mut submission = body::submission(kind, bytes, &live.options.lead, Trust::Public).await?;
             let next = submission.next.take().and_then(|next| allowed_next(live, &headers, &next));
-            let captured =
-                self.keep(live, submission, &source.id, self.context("inbound", visitor, &headers), &headers).await?;
+            let captured = self.keep(live, submission, &source.id, self.context("inbound", visitor, &headers), &headers).await?;
             Ok::<_, Refusal>((captured, form, next))
         };
         let mut answer = match outcome.await {
             // A browser that was sent here by a plain HTML form expects to end on a page.
             Ok((_, true, Some(next))) if !wants_json(&headers) => see_other(&next),
-            Ok((_, true, None)) if wants_html(&headers) => self.pages.message(live, StatusCode::CREATED, "Thank you", "We have your details."),
+            Ok((_, true, None)) if wants_html(&headers) => {
+                self.pages.message(live, StatusCode::CREATED, "Thank you", "We have your details.")
+            }
             Ok((captured, ..)) => created(&captured),
             Err(refusal) => refusal.json(),
         };
@@ -227,10 +228,7 @@ impl Edge {
 }
 
 /// Waits for the writer. One that does not begin in time is told not to; one that has begun is waited for.
-pub async fn wait(
-    ticket: crate::store::Ticket,
-    mut rx: tokio::sync::oneshot::Receiver<Result<Done, Error>>,
-) -> Result<Done, Refusal> {
+pub async fn wait(ticket: crate::store::Ticket, mut rx: tokio::sync::oneshot::Receiver<Result<Done, Error>>) -> Result<Done, Refusal> {
     let answer = match tokio::time::timeout(PATIENCE, &mut rx).await {
         Ok(answer) => answer,
         Err(_) if ticket.abandon() => return Err(Error::Busy.into()),

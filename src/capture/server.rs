@@ -228,7 +228,14 @@ impl Edge {
         }
     }
 
-    async fn api(self: &Arc<Self>, live: &Arc<Live>, visitor: Visitor, path: &[&str], method: &Method, request: Request<Incoming>) -> Result<Answer, Refusal> {
+    async fn api(
+        self: &Arc<Self>,
+        live: &Arc<Live>,
+        visitor: Visitor,
+        path: &[&str],
+        method: &Method,
+        request: Request<Incoming>,
+    ) -> Result<Answer, Refusal> {
         if let Err(refusal) = Self::authorised(live, request.headers()) {
             // Guessing tokens is slowed like posting is.
             self.rate(live, visitor)?;

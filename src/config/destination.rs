@@ -104,7 +104,9 @@ fn destination(table: &Table<'_, '_, '_>, shared: &Shared, warnings: &mut Vec<St
     let url = table.required("url").and_then(|text| check_url(table, &text, allow_http));
     let secrets = secrets::several(table, warnings);
     if secrets.is_empty() && !table.faulty() {
-        table.fault("has no secret to sign with; give secret, secret_file, secret_env or secret_credential (make one with: leadsbotd secret new)");
+        table.fault(
+            "has no secret to sign with; give secret, secret_file, secret_env or secret_credential (make one with: leadsbotd secret new)",
+        );
     }
     let events = events(table);
     let when = table.name("when").and_then(|text| match Expr::new("when", &text.value) {
@@ -122,17 +124,7 @@ fn destination(table: &Table<'_, '_, '_>, shared: &Shared, warnings: &mut Vec<St
         total: Duration::from_secs(table.number("timeout_seconds", 1..=600, shared.total.as_secs())),
     };
     let (name, url) = (name?, url?);
-    let spec = Spec {
-        name: name.value.clone(),
-        url,
-        secrets,
-        events,
-        when: None,
-        body,
-        headers,
-        workers,
-        timeouts,
-    };
+    let spec = Spec { name: name.value.clone(), url, secrets, events, when: None, body, headers, workers, timeouts };
     let spec = try_on_samples(table, spec, when);
     if let Err(message) = Http::new(&spec.timeouts, &shared.network, allow_http) {
         table.fault(message);

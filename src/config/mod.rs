@@ -81,27 +81,39 @@ impl std::error::Error for ConfigError {}
 impl Config {
     /// Reads and checks the file at `path`, and the secret files it names.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let whole = |message: String| ConfigError {
-            path: path.to_owned(),
-            faults: vec![Fault { line: 0, key: String::new(), message }],
-        };
-        let bytes = std::fs::read(path).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => {
-                whole("there is no such file; copy config.example.toml there, or name another one with --config".to_owned())
-            }
-            _ => whole(format!("cannot be read: {e}")),
-        })?;
-        let text = String::from_utf8(bytes).map_err(|e| {
-            whole(format!("is not UTF-8 (byte {}); save it again as UTF-8", e.utf8_error().valid_up_to()))
-        })?;
-        let mut config = Self::parse(&text).map_err(|faults| ConfigError { path: path.to_owned(), faults })?;
+        Self::read_file(path, false)
+    }
+
+    /// The same, from a shell: credentials that only systemd can give are taken on trust, with a warning.
+    pub fn check(path: &Path) -> Result<Self, ConfigError> {
+        Self::read_file(path, std::env::var_os("CREDENTIALS_DIRECTORY").is_none())
+    }
+
+    /// Only where the database is, whatever else may be wrong with the file: commands must work when its secrets cannot be read.
+    pub fn storage_path(path: &Path) -> Result<PathBuf, ConfigError> {
+        let text = read_text(path)?;
+        let report = Report::new(&text, true);
+        let (root, errors) = DeTable::parse_recoverable(&text);
+        if !errors.is_empty() {
+            Self::load(path)?;
+        }
+        Ok(storage(&Table::root(&report, root.get_ref()).table("storage")))
+    }
+
+    fn read_file(path: &Path, trust_credentials: bool) -> Result<Self, ConfigError> {
+        let text = read_text(path)?;
+        let mut config = Self::read_checked(&text, trust_credentials).map_err(|faults| ConfigError { path: path.to_owned(), faults })?;
         config.warn_of_readers(path);
         Ok(config)
     }
 
     /// Checks the text of a file.
     pub fn parse(text: &str) -> Result<Self, Vec<Fault>> {
-        let report = Report::new(text);
+        Self::read_checked(text, false)
+    }
+
+    fn read_checked(text: &str, trust_credentials: bool) -> Result<Self, Vec<Fault>> {
+        let report = Report::new(text, trust_credentials);
         let (root, errors) = DeTable::parse_recoverable(text);
         for e in &errors {
             report.add(e.span().map_or(0, |s| s.start), "", format!("not TOML: {}", e.message().replace('\n', ", ")));
@@ -125,6 +137,23 @@ impl Config {
     }
 }
 
+fn read_text(path: &Path) -> Result<String, ConfigError> {
+    let whole = |message: String| ConfigError { path: path.to_owned(), faults: vec![Fault { line: 0, key: String::new(), message }] };
+    let bytes = std::fs::read(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => {
+            whole("there is no such file; copy config.example.toml there, or name another one with --config".to_owned())
+        }
+        _ => whole(format!("cannot be read: {e}")),
+    })?;
+    String::from_utf8(bytes).map_err(|e| whole(format!("is not UTF-8 (byte {}); save it again as UTF-8", e.utf8_error().valid_up_to())))
+}
+
+fn storage(table: &Table<'_, '_, '_>) -> PathBuf {
+    let path = table.name("path").map_or_else(|| PathBuf::from("/var/lib/leadsbotd/leads.db"), |p| PathBuf::from(p.value));
+    table.finish();
+    path
+}
+
 fn read(report: &Report<'_>, root: &DeTable<'_>) -> Config {
     let root = Table::root(report, root);
     let mut warnings = Vec::new();
@@ -132,9 +161,7 @@ fn read(report: &Report<'_>, root: &DeTable<'_>) -> Config {
     let mut capture = server(&root.table("server"), &mut warnings);
     capture.forms = form::forms(&root);
     capture.sources = sources(&root);
-    let storage = root.table("storage");
-    let storage_path = storage.name("path").map_or_else(|| PathBuf::from("/var/lib/leadsbotd/leads.db"), |p| PathBuf::from(p.value));
-    storage.finish();
+    let storage_path = storage(&root.table("storage"));
     let log = root.table("log");
     let log_level = log.text("level").map_or(log::LevelFilter::Info, |level| match level.value.as_str() {
         "error" => log::LevelFilter::Error,
@@ -241,7 +268,10 @@ fn sources(root: &Table<'_, '_, '_>) -> Vec<Source> {
         }
         if let Some(token) = &token {
             if token.value.len() < 12 || !token.value.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c)) {
-                table.fault_at(token, "must have at least 12 characters, each a letter, a digit, - or _: it is the secret part of the capture URL");
+                table.fault_at(
+                    token,
+                    "must have at least 12 characters, each a letter, a digit, - or _: it is the secret part of the capture URL",
+                );
             }
             if out.iter().any(|s| s.token == token.value) {
                 table.fault_at(token, "another source has the same token");
@@ -280,7 +310,7 @@ fn is_slug(text: &str) -> bool {
 impl Default for Config {
     /// What an empty file means.
     fn default() -> Self {
-        let report = Report::new("");
+        let report = Report::new("", false);
         read(&report, &DeTable::new())
     }
 }

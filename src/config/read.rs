@@ -36,11 +36,13 @@ impl std::fmt::Display for Fault {
 pub struct Report<'t> {
     text: &'t str,
     faults: RefCell<Vec<Fault>>,
+    /// Credentials that only systemd can give are taken on trust: the file is being checked from a shell.
+    pub trust_credentials: bool,
 }
 
 impl<'t> Report<'t> {
-    pub fn new(text: &'t str) -> Self {
-        Self { text, faults: RefCell::default() }
+    pub fn new(text: &'t str, trust_credentials: bool) -> Self {
+        Self { text, faults: RefCell::default(), trust_credentials }
     }
 
     pub fn add(&self, at: usize, key: impl Into<String>, message: impl Into<String>) {
@@ -196,31 +198,32 @@ impl<'r, 't, 'v> Table<'r, 't, 'v> {
                 None
             }
         });
-        Table {
-            report: self.report,
-            path: self.path(key),
-            at: value.map_or(self.at, |v| v.span().start),
-            table,
-            known: RefCell::default(),
-        }
+        Table { report: self.report, path: self.path(key), at: value.map_or(self.at, |v| v.span().start), table, known: RefCell::default() }
     }
 
     /// A list of tables, as `[[key]]` or inline; texts in it are passed to `text`.
     pub fn tables(&self, key: &'static str) -> Vec<Table<'r, 't, 'v>> {
-        self.items(key).into_iter().filter_map(|item| match item {
-            Item::Table(table) => Some(table),
-            Item::Text(text) => {
-                self.fault_at(&text, "must be a table, not a text");
-                None
-            }
-        }).collect()
+        self.items(key)
+            .into_iter()
+            .filter_map(|item| match item {
+                Item::Table(table) => Some(table),
+                Item::Text(text) => {
+                    self.fault_at(&text, "must be a table, not a text");
+                    None
+                }
+            })
+            .collect()
     }
 
     /// A list of tables and texts.
     pub fn items(&self, key: &'static str) -> Vec<Item<'r, 't, 'v>> {
         let Some(value) = self.raw(key) else { return Vec::new() };
         let Some(list) = value.get_ref().as_array() else {
-            let hint = if value.get_ref().is_table() { format!("a list: write [[{}]] with two brackets", self.path(key)) } else { "a list".to_owned() };
+            let hint = if value.get_ref().is_table() {
+                format!("a list: write [[{}]] with two brackets", self.path(key))
+            } else {
+                "a list".to_owned()
+            };
             self.wrong(key, value, &hint);
             return Vec::new();
         };
@@ -247,10 +250,7 @@ impl<'r, 't, 'v> Table<'r, 't, 'v> {
     /// All entries of a table whose keys are free, with their raw values.
     pub fn entries(&self) -> Vec<(At<String>, &'v Spanned<DeValue<'t>>)> {
         let Some(table) = self.table else { return Vec::new() };
-        table
-            .iter()
-            .map(|(k, v)| (At { value: k.get_ref().to_string(), at: k.span().start, key: self.path(k.get_ref()) }, v))
-            .collect()
+        table.iter().map(|(k, v)| (At { value: k.get_ref().to_string(), at: k.span().start, key: self.path(k.get_ref()) }, v)).collect()
     }
 
     /// A table made from one entry of [`Table::entries`], if it is one.

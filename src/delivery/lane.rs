@@ -414,7 +414,10 @@ impl Lane {
             Fate::Done => Some(End::Done { at: wall, attempts, status }),
             Fate::Later(due) => Some(End::Later { due, attempts, age_ms, seen: now, code: code.to_owned(), reason }),
             Fate::Dead => {
-                log::warn!("destination {}: {event_id} is given up after {attempts} attempts and kept as a dead letter: {reason}", spec.name);
+                log::warn!(
+                    "destination {}: {event_id} is given up after {attempts} attempts and kept as a dead letter: {reason}",
+                    spec.name
+                );
                 let (class, code) = (class.name().to_owned(), code.to_owned());
                 Some(End::Dead(Box::new(Letter { at: wall, attempts, class, code, status, reason, answer })))
             }
@@ -456,7 +459,11 @@ impl Lane {
                 log::info!("destination {}: well again, sending what waited", spec.name);
                 inner.convicted = std::mem::take(&mut inner.suspects).into_keys().collect();
                 if !inner.convicted.is_empty() {
-                    log::warn!("destination {}: {} deliveries were refused while others got through; each now waits alone", spec.name, inner.convicted.len());
+                    log::warn!(
+                        "destination {}: {} deliveries were refused while others got through; each now waits alone",
+                        spec.name,
+                        inner.convicted.len()
+                    );
                 }
                 inner.told = ("open", None, String::new());
                 self.store.lane_state(self.dest, "open", wall, String::new());

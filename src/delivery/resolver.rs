@@ -64,8 +64,7 @@ impl CachingResolver {
         {
             return Ok(addresses.clone());
         }
-        let found: Vec<SocketAddr> =
-            self.system.resolve(uri, config, timeout).map_err(|_| Error::HostNotFound)?.iter().copied().collect();
+        let found: Vec<SocketAddr> = self.system.resolve(uri, config, timeout).map_err(|_| Error::HostNotFound)?.iter().copied().collect();
         self.cache.lock().unwrap_or_else(PoisonError::into_inner).insert(key, (Instant::now(), found.clone()));
         Ok(found)
     }

@@ -34,11 +34,9 @@ fn failure(kind: Failure, detail: &str, clock_trusted: bool) -> Verdict {
         Failure::Tls if !clock_trusted => {
             (Class::Clock, "clock", "TLS failed while this device's clock cannot be right; waiting for the clock")
         }
-        Failure::Tls => (
-            Class::Refused,
-            "tls_error",
-            "the receiver's certificate is not acceptable; check its date and name, or set delivery.ca_file",
-        ),
+        Failure::Tls => {
+            (Class::Refused, "tls_error", "the receiver's certificate is not acceptable; check its date and name, or set delivery.ca_file")
+        }
         Failure::Reset => (Class::Temporary, "connection_reset", "the connection broke before the answer was whole"),
         Failure::Timeout => (Class::Temporary, "timeout", "the receiver did not answer within the deadline"),
         Failure::PublicHttp => (Class::Refused, "plain_http", "the url is not used"),
@@ -110,8 +108,7 @@ fn retry_after(value: &str, date: Option<&str>, wall_now: SystemTime) -> Option<
 }
 
 fn printable(body: &[u8]) -> String {
-    let text: String =
-        String::from_utf8_lossy(body).chars().map(|c| if c.is_control() { ' ' } else { c }).take(ANSWER_CHARS_MAX).collect();
+    let text: String = String::from_utf8_lossy(body).chars().map(|c| if c.is_control() { ' ' } else { c }).take(ANSWER_CHARS_MAX).collect();
     text.trim().to_owned()
 }
 

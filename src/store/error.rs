@@ -51,9 +51,9 @@ impl From<rusqlite::Error> for Error {
         use rusqlite::ErrorCode as C;
         match e.sqlite_error_code() {
             Some(C::DiskFull) => Error::Full,
-            Some(C::SystemIoFailure | C::DatabaseCorrupt | C::ReadOnly | C::CannotOpen | C::NotADatabase | C::FileLockingProtocolFailed) => {
-                Error::Disk(e.to_string())
-            }
+            Some(
+                C::SystemIoFailure | C::DatabaseCorrupt | C::ReadOnly | C::CannotOpen | C::NotADatabase | C::FileLockingProtocolFailed,
+            ) => Error::Disk(e.to_string()),
             Some(C::DatabaseBusy | C::DatabaseLocked) => Error::Busy,
             _ if matches!(e, rusqlite::Error::QueryReturnedNoRows) => Error::NotFound,
             _ => Error::Sql(e.to_string()),

@@ -70,18 +70,16 @@ pub struct NewRow<'a> {
 
 /// Appends to the log.
 pub fn append(conn: &Connection, row: &NewRow<'_>) -> Result<(), Error> {
-    conn.prepare_cached("INSERT INTO event (seq, lead, kind, at, tick, random, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?.execute(
-        params![row.seq, row.lead, row.kind.name(), row.at.0, row.tick.0, to_column(row.random), row.body],
-    )?;
+    conn.prepare_cached("INSERT INTO event (seq, lead, kind, at, tick, random, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
+        .execute(params![row.seq, row.lead, row.kind.name(), row.at.0, row.tick.0, to_column(row.random), row.body])?;
     Ok(())
 }
 
 /// The event that a submission with this key made, if it is remembered: its number and the random half of its id.
 pub fn submitted(conn: &Connection, digest: &[u8; 16], next_seq: i64) -> Result<Option<(i64, u64)>, Error> {
     let newest = next_seq / BUCKET_EVENTS;
-    let mut statement = conn.prepare_cached(
-        "SELECT e.seq, e.random FROM submission s JOIN event e ON e.seq = s.event WHERE s.bucket = ?1 AND s.digest = ?2",
-    )?;
+    let mut statement = conn
+        .prepare_cached("SELECT e.seq, e.random FROM submission s JOIN event e ON e.seq = s.event WHERE s.bucket = ?1 AND s.digest = ?2")?;
     for bucket in ((newest - BUCKETS).max(0)..=newest).rev() {
         let found = statement.query_row(params![bucket, digest], |r| Ok((r.get(0)?, from_column(r.get(1)?)))).optional()?;
         if found.is_some() {
@@ -138,8 +136,7 @@ fn record(r: &rusqlite::Row<'_>) -> rusqlite::Result<Result<Record, Error>> {
 /// The lead with this public id.
 pub fn by_id(conn: &Connection, ids: &IdKey, public: &str) -> Result<Option<Record>, Error> {
     let Some(number) = ids.seq(id::Kind::Lead, public) else { return Ok(None) };
-    let found =
-        conn.prepare_cached(&format!("{RECORD_SQL} AND e.seq = ?1"))?.query_row([number], record).optional()?.transpose()?;
+    let found = conn.prepare_cached(&format!("{RECORD_SQL} AND e.seq = ?1"))?.query_row([number], record).optional()?.transpose()?;
     Ok(found.filter(|r| ids.lead(r.random).id(r.number) == public))
 }
 

@@ -351,12 +351,7 @@ impl Store {
     }
 
     /// Asks the writer to change the lead with this public id.
-    pub fn change(
-        &self,
-        lead: &str,
-        change: ChangeFn,
-        reply: impl FnOnce(Result<Done, Error>) + Send + 'static,
-    ) -> Result<Ticket, Error> {
+    pub fn change(&self, lead: &str, change: ChangeFn, reply: impl FnOnce(Result<Done, Error>) + Send + 'static) -> Result<Ticket, Error> {
         self.submit(Work::Change { lead: lead.to_owned(), change }, Box::new(reply))
     }
 
@@ -448,7 +443,9 @@ impl Store {
     pub fn settle(&self, patience: Duration) -> bool {
         let until = std::time::Instant::now() + patience;
         while std::time::Instant::now() < until {
-            if lock(&self.0.queue).outcomes.is_empty() && self.ping(Duration::from_secs(1)).is_ok() && lock(&self.0.queue).outcomes.is_empty()
+            if lock(&self.0.queue).outcomes.is_empty()
+                && self.ping(Duration::from_secs(1)).is_ok()
+                && lock(&self.0.queue).outcomes.is_empty()
             {
                 return true;
             }

@@ -122,11 +122,8 @@ fn earlier_unfinished(conn: &Connection, dest: i64, event: i64, lead: i64) -> Re
 /// Takes a delivery out of `ready` or `waiting` and lets the next event of its lead go. False when it was in neither.
 fn leave(conn: &Connection, dest: i64, event: i64) -> Result<bool, Error> {
     let ready = conn.prepare_cached("DELETE FROM ready WHERE dest = ?1 AND event = ?2")?.execute([dest, event])?;
-    let waiting = if ready == 0 {
-        conn.prepare_cached("DELETE FROM waiting WHERE dest = ?1 AND event = ?2")?.execute([dest, event])?
-    } else {
-        0
-    };
+    let waiting =
+        if ready == 0 { conn.prepare_cached("DELETE FROM waiting WHERE dest = ?1 AND event = ?2")?.execute([dest, event])? } else { 0 };
     if ready + waiting > 0 {
         conn.prepare_cached("DELETE FROM rendered WHERE dest = ?1 AND event = ?2")?.execute([dest, event])?;
     }
@@ -135,11 +132,8 @@ fn leave(conn: &Connection, dest: i64, event: i64) -> Result<bool, Error> {
 }
 
 fn release(conn: &Connection, dest: i64, event: i64) -> Result<(), Error> {
-    let lead: Option<i64> = conn
-        .prepare_cached("SELECT lead FROM event WHERE seq = ?1")?
-        .query_row([event], |r| r.get(0))
-        .optional()?
-        .flatten();
+    let lead: Option<i64> =
+        conn.prepare_cached("SELECT lead FROM event WHERE seq = ?1")?.query_row([event], |r| r.get(0)).optional()?.flatten();
     let Some(lead) = lead else { return Ok(()) };
     conn.prepare_cached(
         "UPDATE waiting SET due = 0 WHERE dest = ?1 AND due = ?3 AND event =
@@ -401,9 +395,11 @@ fn entry(row: &rusqlite::Row<'_>) -> rusqlite::Result<Entry> {
 /// Makes a delivery due now: one that was put off, or a dead letter, which gets its attempts back and its body rendered anew. Held ones
 /// stay held. False when it is in neither place.
 pub fn retry(conn: &Connection, dest: i64, event: i64) -> Result<bool, Error> {
-    let due = conn
-        .prepare_cached("UPDATE waiting SET due = 0 WHERE dest = ?1 AND event = ?2 AND due <> ?3")?
-        .execute(params![dest, event, Tick::HELD.0])?;
+    let due = conn.prepare_cached("UPDATE waiting SET due = 0 WHERE dest = ?1 AND event = ?2 AND due <> ?3")?.execute(params![
+        dest,
+        event,
+        Tick::HELD.0
+    ])?;
     if due > 0 {
         return Ok(true);
     }
@@ -411,7 +407,8 @@ pub fn retry(conn: &Connection, dest: i64, event: i64) -> Result<bool, Error> {
         return Ok(false);
     }
     conn.prepare_cached("DELETE FROM rendered WHERE dest = ?1 AND event = ?2")?.execute([dest, event])?;
-    conn.prepare_cached("INSERT INTO waiting (dest, event, due, attempts, age, seen) VALUES (?1, ?2, 0, 0, 0, 0)")?.execute([dest, event])?;
+    conn.prepare_cached("INSERT INTO waiting (dest, event, due, attempts, age, seen) VALUES (?1, ?2, 0, 0, 0, 0)")?
+        .execute([dest, event])?;
     Ok(true)
 }
 

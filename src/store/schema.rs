@@ -37,9 +37,8 @@ pub fn connect(path: &Path, purpose: Purpose) -> Result<Connection, Error> {
     } else if !path.exists() {
         return Err(failed("there is no such file; start the daemon once, or name another configuration with --config".to_owned()));
     }
-    let conn = Connection::open_with_flags(path, flags).map_err(|e| {
-        failed(format!("{e}; the folder must exist and be writable by the user the daemon runs as"))
-    })?;
+    let conn = Connection::open_with_flags(path, flags)
+        .map_err(|e| failed(format!("{e}; the folder must exist and be writable by the user the daemon runs as")))?;
     conn.set_prepared_statement_cache_capacity(64);
     let set = |conn: &Connection| -> rusqlite::Result<()> {
         conn.busy_timeout(std::time::Duration::from_secs(5))?;
@@ -152,6 +151,9 @@ fn meta<T: rusqlite::types::FromSql>(conn: &Connection, key: &str) -> Result<Opt
 }
 
 fn set_meta<T: rusqlite::ToSql>(conn: &Connection, key: &str, value: &T) -> Result<(), Error> {
-    conn.execute("INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value", rusqlite::params![key, value])?;
+    conn.execute(
+        "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        rusqlite::params![key, value],
+    )?;
     Ok(())
 }

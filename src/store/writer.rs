@@ -2,7 +2,9 @@
 //!
 //! It never answers before the fsync, never waits for a lane or a caller, and never loses an outcome: those it cannot write it keeps.
 
-use super::{Captured, Command, Done, Error, Letter, NewEvent, Outcome, Store, Watcher, Work, creates, destinations, leads, lock, queue, schema};
+use super::{
+    Captured, Command, Done, Error, Letter, NewEvent, Outcome, Store, Watcher, Work, creates, destinations, leads, lock, queue, schema,
+};
 use crate::time::{Tick, Wall};
 use rusqlite::{Connection, TransactionBehavior};
 use std::collections::BTreeMap;
@@ -76,8 +78,7 @@ impl State {
             if !queue.commands.is_empty() || queue.stopping || patience.is_zero() {
                 break;
             }
-            let (guard, timeout) =
-                self.store.0.signal.wait_timeout(queue, patience).unwrap_or_else(std::sync::PoisonError::into_inner);
+            let (guard, timeout) = self.store.0.signal.wait_timeout(queue, patience).unwrap_or_else(std::sync::PoisonError::into_inner);
             queue = guard;
             if timeout.timed_out() && queue.commands.is_empty() && queue.outcomes.is_empty() {
                 break;
@@ -355,7 +356,8 @@ fn append(
     *seq += 1;
     let lead = if creates(event.draft.kind) { Some(number) } else { lead };
     let body = event.draft.seal(number, event.event, event.lead);
-    let row = leads::NewRow { seq: number, lead, kind: event.draft.kind, at: event.draft.at, tick, random: event.event.random(), body: &body };
+    let row =
+        leads::NewRow { seq: number, lead, kind: event.draft.kind, at: event.draft.at, tick, random: event.event.random(), body: &body };
     leads::append(conn, &row)?;
     for target in &event.targets {
         match &target.fault {

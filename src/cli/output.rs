@@ -1,0 +1,56 @@
+//! Standard output and error. A reader that has gone away (`| head`) ends the program quietly.
+
+use serde::Serialize;
+use std::io::{IsTerminal, Write};
+
+/// Prints a line.
+pub fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// Prints a JSON value on one line.
+pub fn say_json(value: &impl Serialize) {
+    say(&serde_json::to_string(value).unwrap_or_default());
+}
+
+/// Prints to standard error.
+pub fn complain(message: &str) {
+    // There is nobody left to tell if this fails.
+    let _ = writeln!(std::io::stderr(), "leadsbotd: {message}");
+}
+
+/// Prints advice to standard error, only when a person is there to read it.
+pub fn hint(message: &str) {
+    if std::io::stderr().is_terminal() {
+        let _ = writeln!(std::io::stderr(), "{message}");
+    }
+}
+
+/// Text of others, safe to print: control characters cannot move the cursor or fake a line.
+pub fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// Prints rows in columns as wide as they need to be.
+pub fn table(head: &[&str], rows: &[Vec<String>]) {
+    let mut widths: Vec<usize> = head.iter().map(|h| h.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let mut out = String::new();
+        for (cell, width) in cells.zip(&widths) {
+            out.push_str(&format!("{cell:<width$}  "));
+        }
+        say(out.trim_end());
+    };
+    line(&mut head.iter().copied());
+    for row in rows {
+        line(&mut row.iter().map(String::as_str));
+    }
+}

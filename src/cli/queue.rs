@@ -1,0 +1,263 @@
+//! `queue status|list|retry|drop|pause|resume`.
+
+use super::output::{hint, plain, say, say_json, table};
+use super::{Cli, Failure, desk, names};
+use crate::config::Config;
+use crate::id::IdKey;
+use crate::store::{Desk, Destination, Entry};
+use crate::time::{Clock, SystemClock, Wall, human};
+use clap::{Args, Subcommand};
+use serde_json::json;
+use std::time::Duration;
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// A line a destination: how it is and what waits for it.
+    Status,
+    /// Deliveries that are not finished, and dead letters.
+    List {
+        /// Only of this destination.
+        destination: Option<String>,
+        /// Only those that are ready, retrying, held, or dead.
+        #[arg(long, value_parser = ["ready", "retrying", "held", "dead"])]
+        state: Option<String>,
+        /// How many of each destination.
+        #[arg(long, default_value_t = 50)]
+        limit: i64,
+    },
+    /// Try deliveries again now; dead letters come back to life.
+    Retry(Which),
+    /// Drop deliveries for good. The leads stay; they just do not go there.
+    Drop {
+        #[command(flatten)]
+        which: Which,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Send nothing to a destination until resume; its queue is kept and grows.
+    Pause {
+        /// Its name.
+        destination: String,
+    },
+    /// Send to a destination again.
+    Resume {
+        /// Its name.
+        destination: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Which {
+    /// The destination's name.
+    destination: String,
+    /// evt_… ids; see queue list.
+    #[arg(required_unless_present_any = ["all", "dead"], conflicts_with_all = ["all", "dead"])]
+    events: Vec<String>,
+    /// Everything that is not finished, dead letters included.
+    #[arg(long)]
+    all: bool,
+    /// All dead letters.
+    #[arg(long, conflicts_with = "all")]
+    dead: bool,
+}
+
+pub fn run(cli: &Cli, command: &Command) -> Result<(), Failure> {
+    let (mut desk, running) = desk(cli)?;
+    match command {
+        Command::Status => status(cli, &mut desk, running),
+        Command::List { destination, state, limit } => list(cli, &mut desk, destination.as_deref(), state.as_deref(), *limit),
+        Command::Retry(which) => {
+            let (dest, events) = select(&mut desk, which)?;
+            let count = desk.retry(dest.dest, &events)?;
+            done(cli, running, &format!("{count} of {} are due now", dest.name), count);
+            Ok(())
+        }
+        Command::Drop { which, yes } => {
+            let (dest, events) = select(&mut desk, which)?;
+            if !yes && !confirmed(&format!("Drop {} deliveries to {} for good?", events.len(), dest.name))? {
+                return Err(Failure::new("nothing was dropped; add --yes to drop without being asked"));
+            }
+            let count = desk.drop_deliveries(dest.dest, &events, SystemClock.wall())?;
+            done(cli, running, &format!("{count} deliveries to {} were dropped; the leads are still here", dest.name), count);
+            Ok(())
+        }
+        Command::Pause { destination } => {
+            let dest = named(&mut desk, destination)?;
+            desk.set_paused(dest.dest, true)?;
+            done(cli, running, &format!("{} is paused; what comes for it is kept", dest.name), 1);
+            Ok(())
+        }
+        Command::Resume { destination } => {
+            let dest = named(&mut desk, destination)?;
+            desk.set_paused(dest.dest, false)?;
+            done(cli, running, &format!("{} is resumed", dest.name), 1);
+            Ok(())
+        }
+    }
+}
+
+fn done(cli: &Cli, running: bool, message: &str, count: usize) {
+    if cli.json {
+        say_json(&json!({ "done": count, "daemon_running": running }));
+    } else {
+        say(message);
+        if !running {
+            hint("The daemon is not running with this database; it takes effect when it starts.");
+        }
+    }
+}
+
+fn named(desk: &mut Desk, name: &str) -> Result<Destination, Failure> {
+    let all = desk.read(|v| v.destinations())?;
+    match all.iter().find(|d| d.name == name) {
+        Some(found) => Ok(found.clone()),
+        None => Err(Failure::new(format!(
+            "the database knows no destination {}; it knows: {}",
+            plain(name),
+            names(all.iter().map(|d| d.name.as_str()))
+        ))),
+    }
+}
+
+fn select(desk: &mut Desk, which: &Which) -> Result<(Destination, Vec<i64>), Failure> {
+    let dest = named(desk, &which.destination)?;
+    let mut events = Vec::new();
+    if which.all || which.dead {
+        let state = which.dead.then_some("dead");
+        let mut after = 0;
+        loop {
+            let page = desk.read(|v| v.deliveries(dest.dest, state, after, 500))?;
+            let Some(last) = page.last() else { break };
+            after = last.event;
+            events.extend(page.iter().map(|e| e.event));
+        }
+    }
+    let ids = desk.ids().clone();
+    for id in &which.events {
+        match desk.read(|v| v.event_number(&ids, id))? {
+            Some(number) => events.push(number),
+            None => return Err(Failure::new(format!("there is no event {}", plain(id)))),
+        }
+    }
+    Ok((dest, events))
+}
+
+fn confirmed(question: &str) -> Result<bool, Failure> {
+    use std::io::{IsTerminal, Write};
+    if !std::io::stdin().is_terminal() {
+        return Ok(false);
+    }
+    write!(std::io::stderr(), "{question} [y/N] ")?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+fn status(cli: &Cli, desk: &mut Desk, running: bool) -> Result<(), Failure> {
+    let rows = desk.read(|v| {
+        let mut rows = Vec::new();
+        for d in v.destinations()? {
+            rows.push((v.counts(d.dest)?, v.oldest(d.dest)?, d));
+        }
+        Ok(rows)
+    })?;
+    // Only to say which queues nobody serves; a configuration that cannot be read here (its secrets, say) is no reason to fail.
+    let configured: Option<Vec<String>> =
+        Config::check(&cli.config).ok().map(|c| c.destinations.iter().map(|d| d.spec.name.clone()).collect());
+    let now = SystemClock.wall();
+    let age = |at: Wall| human(Duration::from_millis(u64::try_from(now.0.saturating_sub(at.0)).unwrap_or(0)));
+    let state = |d: &Destination| match (&configured, d.paused) {
+        (Some(names), _) if !names.contains(&d.name) => "unconfigured".to_owned(),
+        (_, true) => "paused".to_owned(),
+        _ => d.state.clone(),
+    };
+    if cli.json {
+        let destinations: Vec<_> = rows
+            .iter()
+            .map(|(c, oldest, d)| {
+                json!({ "name": d.name, "state": state(d), "since": d.since.map(Wall::rfc3339), "reason": d.reason, "waiting": c.waiting(),
+                    "ready": c.ready, "retrying": c.retrying, "held": c.held, "dead": c.dead, "oldest": oldest.map(Wall::rfc3339) })
+            })
+            .collect();
+        say_json(&json!({ "daemon_running": running, "destinations": destinations }));
+        return Ok(());
+    }
+    say(if running { "the daemon is running" } else { "the daemon is not running with this database; states are as it last told" });
+    if rows.is_empty() {
+        say("no destination was ever configured");
+        return Ok(());
+    }
+    let lines: Vec<Vec<String>> = rows
+        .iter()
+        .map(|(c, oldest, d)| {
+            vec![
+                d.name.clone(),
+                state(d),
+                c.waiting().to_string(),
+                c.retrying.to_string(),
+                c.held.to_string(),
+                c.dead.to_string(),
+                oldest.map_or_else(|| "-".to_owned(), age),
+            ]
+        })
+        .collect();
+    table(&["DESTINATION", "STATE", "WAITING", "RETRYING", "HELD", "DEAD", "OLDEST"], &lines);
+    for (c, _, d) in &rows {
+        if d.state != "open" && !d.paused {
+            let since = d.since.map_or_else(String::new, |s| format!(" since {}", s.rfc3339()));
+            let waiting = c.waiting();
+            say(&format!(
+                "{}: {}{since}, {waiting} waiting: {}",
+                d.name,
+                d.state,
+                plain(d.reason.as_deref().unwrap_or("no reason was noted"))
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn list(cli: &Cli, desk: &mut Desk, name: Option<&str>, state: Option<&str>, limit: i64) -> Result<(), Failure> {
+    let wanted = match name {
+        Some(name) => vec![named(desk, name)?],
+        None => desk.read(|v| v.destinations())?,
+    };
+    let ids = desk.ids().clone();
+    let mut entries = Vec::new();
+    for dest in &wanted {
+        for entry in desk.read(|v| v.deliveries(dest.dest, state, 0, limit.max(1)))? {
+            entries.push((dest.name.clone(), entry));
+        }
+    }
+    if cli.json {
+        for (dest, e) in &entries {
+            say_json(
+                &json!({ "destination": dest, "event_id": event_id(&ids, e), "event": e.kind, "created_at": e.at.rfc3339(), "state": e.state,
+                "attempts": e.attempts, "code": e.code, "status": e.status, "reason": e.reason, "answer": e.answer }),
+            );
+        }
+        return Ok(());
+    }
+    if entries.is_empty() {
+        say("nothing is waiting");
+        return Ok(());
+    }
+    let rows: Vec<Vec<String>> = entries
+        .iter()
+        .map(|(dest, e)| {
+            let why = match (&e.reason, &e.answer) {
+                (Some(reason), Some(answer)) if !answer.is_empty() => format!("{}; it said: {}", plain(reason), plain(answer)),
+                (Some(reason), _) => plain(reason),
+                _ => "-".to_owned(),
+            };
+            vec![dest.clone(), event_id(&ids, e), e.kind.clone(), e.at.rfc3339(), e.state.clone(), e.attempts.to_string(), why]
+        })
+        .collect();
+    table(&["DESTINATION", "EVENT", "KIND", "SINCE", "STATE", "ATTEMPTS", "WHY"], &rows);
+    Ok(())
+}
+
+fn event_id(ids: &IdKey, e: &Entry) -> String {
+    ids.event(e.random).id(e.event)
+}

@@ -1,0 +1,235 @@
+//! The daemon: puts the parts together, keeps them going, takes them down in order.
+//!
+//! Start: store, lanes, edge. Stop: edge (answer what runs), lanes (finish what is on its way), store (last commit, checkpoint).
+
+use crate::capture::{Edge, Live, Server, ServerError};
+use crate::config::Config;
+use crate::delivery::{Assignment, Http, Lanes};
+use crate::intake::Router;
+use crate::store::{self, Store, Writer};
+use crate::time::Clock;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+/// Requests under way at a stop may take this long to finish.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Attempts under way at a stop may take this long to finish.
+const LANES_STOP: Duration = Duration::from_secs(10);
+/// A writer that takes longer to come round than this is not fed to the watchdog.
+const WRITER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why the daemon cannot start, or what a reload could not do.
+#[derive(Debug)]
+pub enum DaemonError {
+    /// The database.
+    Store(store::Error),
+    /// The sockets.
+    Server(ServerError),
+    /// The operating system refused threads or signals.
+    System(std::io::Error),
+    /// A destination's connection settings.
+    Destination(String),
+}
+
+impl std::fmt::Display for DaemonError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            DaemonError::Store(e) => e.fmt(f),
+            DaemonError::Server(e) => e.fmt(f),
+            DaemonError::System(e) => write!(f, "the system refused what the daemon needs: {e}"),
+            DaemonError::Destination(e) => f.write_str(e),
+        }
+    }
+}
+
+impl std::error::Error for DaemonError {}
+
+impl From<store::Error> for DaemonError {
+    fn from(e: store::Error) -> Self {
+        DaemonError::Store(e)
+    }
+}
+
+impl From<ServerError> for DaemonError {
+    fn from(e: ServerError) -> Self {
+        DaemonError::Server(e)
+    }
+}
+
+impl From<std::io::Error> for DaemonError {
+    fn from(e: std::io::Error) -> Self {
+        DaemonError::System(e)
+    }
+}
+
+/// A daemon that takes leads. Dropping it without [`Daemon::stop`] is like a power cut.
+#[derive(Debug)]
+pub struct Daemon {
+    runtime: Runtime,
+    edge: Arc<Edge>,
+    lanes: Arc<Lanes>,
+    store: Store,
+    writer: Writer,
+    stop: watch::Sender<bool>,
+    serving: tokio::task::JoinHandle<()>,
+    /// Where it listens, with the ports that were found free.
+    pub addresses: Vec<SocketAddr>,
+}
+
+impl Daemon {
+    /// Starts everything. When this returns, leads are taken.
+    pub fn start(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, DaemonError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("edge").enable_all().build()?;
+        let server = runtime.block_on(Server::bind(&config.capture.listen))?;
+        let (store, writer) = Store::open(store::Options::new(&config.storage_path), clock)?;
+        let lanes = Arc::new(Lanes::new(store.clone()));
+        let live = assign(config, &store, &lanes)?;
+        let edge = Arc::new(Edge::new(live, store.clone(), Arc::clone(&lanes)));
+        let (stop, stopped) = watch::channel(false);
+        let addresses = server.addresses.clone();
+        let serving = runtime.spawn(server.serve(Arc::clone(&edge), stopped, DRAIN));
+        Ok(Self { runtime, edge, lanes, store, writer, stop, serving, addresses })
+    }
+
+    /// The store, for those in the same process.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Goes on under another configuration. Addresses and the database stay what they were at the start.
+    pub fn reload(&self, config: &Config) -> Result<(), DaemonError> {
+        self.edge.replace(assign(config, &self.store, &self.lanes)?);
+        Ok(())
+    }
+
+    /// Whether the writer commits and the lanes' threads live.
+    pub fn well(&self) -> bool {
+        self.store.ping(WRITER_PATIENCE).is_ok() && self.lanes.alive()
+    }
+
+    /// Stops in order; returns when all is on the disk, or its deadlines have passed.
+    pub fn stop(self) {
+        let _ = self.stop.send(true);
+        if self.runtime.block_on(self.serving).is_err() {
+            log::error!("the edge ended by a panic");
+        }
+        self.lanes.stop(Instant::now() + LANES_STOP);
+        self.writer.stop();
+        self.runtime.shutdown_background();
+    }
+}
+
+/// Numbers the destinations, gives the lanes their work, and makes what requests are answered from.
+fn assign(config: &Config, store: &Store, lanes: &Lanes) -> Result<Live, DaemonError> {
+    let names = config.destinations.iter().map(|d| d.spec.name.clone()).collect();
+    let numbers = store.register(names)?;
+    let mut assignments = Vec::new();
+    let mut routed = Vec::new();
+    for (dest, d) in numbers.into_iter().zip(&config.destinations) {
+        let transport = Http::new(&d.spec.timeouts, &d.network, d.allow_http)
+            .map_err(|e| DaemonError::Destination(format!("destination {}: {e}", d.spec.name)))?;
+        routed.push((dest, Arc::clone(&d.spec)));
+        assignments.push(Assignment { dest, spec: Arc::clone(&d.spec), policy: d.policy.clone(), transport: Arc::new(transport) });
+    }
+    lanes.assign(assignments)?;
+    warn_of_orphans(store, &routed.iter().map(|(dest, _)| *dest).collect::<Vec<_>>());
+    let router = Router { device: config.device.clone(), limits: config.capture.lead.clone(), destinations: routed };
+    Ok(Live { options: config.capture.clone(), router: Arc::new(router) })
+}
+
+/// A queue without a destination in the configuration is kept, but nobody would look for it.
+fn warn_of_orphans(store: &Store, configured: &[i64]) {
+    let found = store.read(|view| {
+        let mut found = Vec::new();
+        for row in view.destinations()?.into_iter().filter(|r| !configured.contains(&r.dest)) {
+            let waiting = view.counts(row.dest)?.waiting();
+            if waiting > 0 {
+                found.push((row.name, waiting));
+            }
+        }
+        Ok(found)
+    });
+    for (name, waiting) in found.unwrap_or_default() {
+        log::warn!(
+            "{waiting} deliveries wait for a destination {name} that is not in the configuration; put it back, or drop them with: leadsbotd queue drop {name} --all"
+        );
+    }
+}
+
+/// Runs until SIGTERM or SIGINT; SIGHUP reads the file at `path` again.
+pub fn run(config: &Config, path: &Path, clock: Arc<dyn Clock>) -> Result<(), DaemonError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let daemon = Daemon::start(config, clock)?;
+    for address in &daemon.addresses {
+        log::info!("leadsbotd {} listens at http://{address}", env!("CARGO_PKG_VERSION"));
+    }
+    log::info!("leads are kept in {}; {} destinations", config.storage_path.display(), config.destinations.len());
+    let (mut term, mut int, mut hup) = {
+        let _context = daemon.runtime.enter();
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?)
+    };
+    tell_systemd(&[sd_notify::NotifyState::Ready]);
+    let feed_every = sd_notify::watchdog_enabled().map_or(Duration::from_secs(3600), |limit| limit / 3);
+    loop {
+        enum Heard {
+            Stop,
+            Reload,
+            Feed,
+        }
+        let heard = daemon.runtime.block_on(async {
+            tokio::select! {
+                _ = term.recv() => Heard::Stop,
+                _ = int.recv() => Heard::Stop,
+                _ = hup.recv() => Heard::Reload,
+                () = tokio::time::sleep(feed_every) => Heard::Feed,
+            }
+        });
+        match heard {
+            Heard::Stop => break,
+            Heard::Reload => reload(&daemon, config, path),
+            // Fed only while the main job is done: a process that is merely alive is to be restarted.
+            Heard::Feed if daemon.well() => tell_systemd(&[sd_notify::NotifyState::Watchdog]),
+            Heard::Feed => log::error!("the writer does not come round or a lane has ended; the watchdog is not fed"),
+        }
+    }
+    log::info!("stopping");
+    tell_systemd(&[sd_notify::NotifyState::Stopping]);
+    daemon.stop();
+    log::info!("stopped; what was still to be delivered is kept");
+    Ok(())
+}
+
+fn reload(daemon: &Daemon, started: &Config, path: &Path) {
+    if let Ok(reloading) = sd_notify::NotifyState::monotonic_usec_now() {
+        tell_systemd(&[sd_notify::NotifyState::Reloading, reloading]);
+    }
+    match Config::load(path) {
+        Err(e) => log::error!("the configuration was not read again, the old one stays in force: {e}"),
+        Ok(config) => {
+            if config.capture.listen != started.capture.listen {
+                log::warn!("server.listen has changed; the new addresses take effect at the next start");
+            }
+            if config.storage_path != started.storage_path {
+                log::warn!("storage.path has changed; the new file takes effect at the next start");
+            }
+            log::set_max_level(config.log_level);
+            match daemon.reload(&config) {
+                Ok(()) => log::info!("the configuration was read again: {} destinations", config.destinations.len()),
+                Err(e) => log::error!("the configuration was not read again, the old one stays in force: {e}"),
+            }
+        }
+    }
+    tell_systemd(&[sd_notify::NotifyState::Ready]);
+}
+
+fn tell_systemd(state: &[sd_notify::NotifyState<'_>]) {
+    if std::env::var_os("NOTIFY_SOCKET").is_some()
+        && let Err(e) = sd_notify::notify(state)
+    {
+        log::warn!("systemd could not be told: {e}");
+    }
+}
