@@ -1,0 +1,228 @@
+//! Outages: real store, real sockets, simulated time. A month passes in seconds.
+
+use crate::support::{Receiver, Reply, SECRET};
+use leadsbotd::delivery::{Assignment, Http, Lane, Network, Step};
+use leadsbotd::destination::{Body, Spec, Timeouts};
+use leadsbotd::event::{Context, Device};
+use leadsbotd::intake::Router;
+use leadsbotd::lead::{Limits, Submission, Trust};
+use leadsbotd::retry::Policy;
+use leadsbotd::secret::Secret;
+use leadsbotd::store::{Done, Options, Store, Writer};
+use leadsbotd::time::{Clock, Tick, Wall};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+const DAY_MS: i64 = 86_400_000;
+
+/// A clock that is set by hand.
+#[derive(Debug)]
+struct Hands {
+    uptime: AtomicI64,
+    wall: AtomicI64,
+}
+
+impl Hands {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { uptime: AtomicI64::new(1_000), wall: AtomicI64::new(1_795_435_200_000) })
+    }
+
+    fn advance(&self, ms: i64) {
+        self.uptime.fetch_add(ms, Ordering::SeqCst);
+        self.wall.fetch_add(ms, Ordering::SeqCst);
+    }
+}
+
+impl Clock for Hands {
+    fn wall(&self) -> Wall {
+        Wall(self.wall.load(Ordering::SeqCst))
+    }
+    fn uptime_ms(&self) -> i64 {
+        self.uptime.load(Ordering::SeqCst)
+    }
+    fn boot_id(&self) -> String {
+        "one".to_owned()
+    }
+}
+
+/// A lane over a real store, stepped by hand.
+struct Rig {
+    clock: Arc<Hands>,
+    store: Store,
+    writer: Writer,
+    lane: Arc<Lane>,
+    router: Router,
+}
+
+impl Rig {
+    fn new(folder: &std::path::Path, url: &str, policy: Policy) -> Self {
+        let clock = Hands::new();
+        let (store, writer) = Store::open(Options::new(folder.join("leads.db")), Arc::clone(&clock) as Arc<dyn Clock>).unwrap();
+        let dest = store.register(vec!["crm".to_owned()]).unwrap()[0];
+        let timeouts = Timeouts { connect: Duration::from_secs(2), total: Duration::from_secs(5) };
+        let spec = Arc::new(Spec {
+            name: "crm".to_owned(),
+            url: url.parse().unwrap(),
+            secrets: vec![Secret::new(SECRET).unwrap()],
+            events: vec!["lead.*".to_owned()],
+            when: None,
+            body: Body::Full,
+            headers: Vec::new(),
+            workers: 1,
+            timeouts: timeouts.clone(),
+        });
+        let transport = Arc::new(Http::new(&timeouts, &Network::default(), false).unwrap());
+        let lane = Arc::new(Lane::new(store.clone(), Assignment { dest, spec: Arc::clone(&spec), policy, transport }));
+        store.watch(dest, Some(Lane::watcher(&lane)));
+        let router = Router { device: Device::default(), limits: Limits::default(), destinations: vec![(dest, spec)] };
+        Self { clock, store, writer, lane, router }
+    }
+
+    fn capture(&self, name: &str) -> String {
+        let json = format!("{{\"name\":\"{name}\"}}");
+        let submission = Submission::from_json(json.as_bytes(), &Limits::default(), Trust::Api).unwrap();
+        let event = self.router.created(self.store.ids(), submission, "test", Context::default(), self.clock.wall()).unwrap();
+        let (tx, rx) = mpsc::channel();
+        self.store.capture(event, None, move |done| tx.send(done).unwrap()).unwrap();
+        match rx.recv().unwrap().unwrap() {
+            Done::Captured(captured) => captured.event_id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Steps the lane until `until` ms of uptime, letting time jump to whatever it waits for. Gives the number of attempts.
+    fn live(&self, until: i64) -> usize {
+        let mut attempts = 0;
+        while self.clock.uptime_ms() < until {
+            match self.lane.step() {
+                Step::Sent => attempts += 1,
+                Step::Rest => break,
+                Step::Idle(next) => {
+                    assert!(self.store.settle(Duration::from_secs(10)));
+                    let now = self.store.timeline().now();
+                    let left = until - self.clock.uptime_ms();
+                    let jump = next.map_or(left, |t: Tick| (t.0 - now.0).clamp(1, left));
+                    self.clock.advance(jump);
+                }
+            }
+        }
+        attempts
+    }
+}
+
+#[test]
+fn thirty_days_offline_lose_nothing_expire_nothing_and_drain_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut receiver = Receiver::well();
+    let rig = Rig::new(folder.path(), &receiver.url(), Policy::default());
+    receiver.down();
+    let mut expected = Vec::new();
+    for day in 0..30 {
+        for visitor in 0..4 {
+            expected.push(rig.capture(&format!("day {day} visitor {visitor}")));
+        }
+        let attempts = rig.live(rig.clock.uptime_ms() + DAY_MS);
+        // About one probe a minute: neither silent nor hot.
+        assert!((24 * 60 / 2..24 * 60 * 4).contains(&attempts), "{attempts} attempts on day {day}");
+    }
+    let counts = rig.store.read(|v| v.counts(1)).unwrap();
+    assert_eq!((counts.ready, counts.retrying, counts.dead), (120, 0, 0), "no attempt was burned, no row was touched");
+    receiver.up();
+    rig.live(rig.clock.uptime_ms() + 600_000);
+    let taken = receiver.taken();
+    assert_eq!(taken.iter().map(|d| d.event_id().to_owned()).collect::<Vec<_>>(), expected);
+    assert!(taken.iter().all(|d| d.header("x-leadsbot-attempt") == "1" && d.verified(SECRET)));
+    assert_eq!(rig.store.read(|v| v.counts(1)).unwrap().waiting(), 0);
+    rig.writer.stop();
+}
+
+#[test]
+fn a_month_of_500_a_blocked_month_and_a_month_of_429_lose_nothing_either() {
+    for status in [500, 401, 404, 429] {
+        let folder = tempfile::tempdir().unwrap();
+        let receiver = Receiver::start(move |_| Reply::status(status));
+        // Longer pauses than the default, so that the month is some thousand attempts and not a hundred thousand.
+        let policy = Policy { probe_max: Duration::from_secs(1800), blocked_max: Duration::from_secs(1800), ..Policy::default() };
+        let rig = Rig::new(folder.path(), &receiver.url(), policy);
+        let mut expected: Vec<String> = (0..10).map(|n| rig.capture(&format!("visitor {n}"))).collect();
+        rig.live(rig.clock.uptime_ms() + 30 * DAY_MS);
+        assert_eq!(rig.store.read(|v| v.counts(1)).unwrap().waiting(), 10, "{status}");
+        receiver.script(|_| Reply::status(200));
+        rig.live(rig.clock.uptime_ms() + DAY_MS);
+        let mut taken: Vec<String> = receiver.taken().iter().map(|d| d.event_id().to_owned()).collect();
+        taken.sort();
+        expected.sort();
+        assert_eq!(taken, expected, "{status}");
+        rig.writer.stop();
+    }
+}
+
+#[test]
+fn waiting_as_told_is_waiting_in_full() {
+    let folder = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(|_| Reply::status(429).header("retry-after", "7200"));
+    let rig = Rig::new(folder.path(), &receiver.url(), Policy::default());
+    rig.capture("one");
+    rig.capture("two");
+    assert_eq!(rig.live(rig.clock.uptime_ms() + 7_199_000), 1, "one attempt, then silence for two hours");
+    receiver.script(|_| Reply::status(200));
+    assert_eq!(rig.live(rig.clock.uptime_ms() + 60_000), 2);
+    assert!(receiver.taken().iter().all(|d| d.header("x-leadsbot-attempt") == "1"), "a 429 burns no attempt");
+    rig.writer.stop();
+}
+
+#[test]
+fn one_refused_record_does_not_keep_a_well_destination_shut() {
+    let folder = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(|d| Reply::status(if d.json()["data"]["name"] == "Unknown to the CRM" { 404 } else { 200 }));
+    let rig = Rig::new(folder.path(), &receiver.url(), Policy::default());
+    let odd = rig.capture("Unknown to the CRM");
+    for n in 0..50 {
+        rig.capture(&format!("visitor {n}"));
+    }
+    rig.live(rig.clock.uptime_ms() + DAY_MS);
+    assert_eq!(receiver.taken().len(), 50);
+    let left = rig.store.read(|v| v.deliveries(1, None, 0, 10)).unwrap();
+    assert_eq!(left.len(), 1);
+    assert_eq!((left[0].state.as_str(), left[0].code.as_deref()), ("retrying", Some("receiver_4xx")));
+    receiver.script(|_| Reply::status(200));
+    rig.live(rig.clock.uptime_ms() + DAY_MS);
+    assert!(receiver.taken().iter().any(|d| d.event_id() == odd));
+    rig.writer.stop();
+}
+
+#[test]
+fn a_wall_clock_that_jumps_neither_fires_nor_freezes_a_retry() {
+    let folder = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(|_| Reply::status(500));
+    let rig = Rig::new(folder.path(), &receiver.url(), Policy { breaker_after: 1000, ..Policy::default() });
+    rig.capture("one");
+    assert_eq!(rig.live(rig.clock.uptime_ms() + 1), 1);
+    for wall in [0, 2_147_483_648_000, -5_000_000_000_000, 253_402_300_800_000] {
+        rig.clock.wall.store(wall, Ordering::SeqCst);
+        assert_ne!(rig.lane.step(), Step::Sent, "the jump to {wall} fired a retry");
+    }
+    receiver.script(|_| Reply::status(200));
+    rig.live(rig.clock.uptime_ms() + 60_000);
+    assert_eq!(receiver.taken().len(), 1, "the jumps froze the retry");
+    rig.writer.stop();
+}
+
+#[test]
+fn an_offline_lane_with_many_waiting_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut receiver = Receiver::well();
+    let rig = Rig::new(folder.path(), &receiver.url(), Policy::default());
+    receiver.down();
+    for n in 0..200 {
+        rig.capture(&format!("visitor {n}"));
+    }
+    rig.live(rig.clock.uptime_ms() + 60_000);
+    let database = || std::fs::metadata(folder.path().join("leads.db-wal")).map(|m| (m.len(), m.modified().unwrap())).unwrap();
+    let before = database();
+    let attempts = rig.live(rig.clock.uptime_ms() + DAY_MS);
+    assert!(attempts > 500);
+    assert_eq!(database(), before, "the log of the database changed during a day offline");
+    rig.writer.stop();
+}

@@ -1,0 +1,25 @@
+//! Handles on real things: the binary, a receiver with a script, requests byte by byte.
+
+mod daemon;
+pub mod http;
+mod receiver;
+
+pub use daemon::{Daemon, Home};
+pub use receiver::{Delivery, Receiver, Reply};
+
+use std::time::{Duration, Instant};
+
+/// The secret of every test's destination.
+pub const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+/// The API token of every test's daemon.
+pub const TOKEN: &str = "test-token-0123456789";
+
+/// Waits until `ready` holds. The limit only ends a test that has failed; nothing is measured by it.
+#[track_caller]
+pub fn eventually(what: &str, mut ready: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(60);
+    while !ready() {
+        assert!(Instant::now() < until, "did not happen: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
