@@ -8,9 +8,8 @@ use crate::destination::{Answer, Class, Spec, Verdict, judge, webhook};
 use crate::retry::{Change, Fate, Lane as Rules, Permit, Tried};
 use crate::store::{End, Error, Job, Letter, Outcome, Store, Watcher};
 use crate::time::{Tick, Wall, human};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,8 +30,6 @@ pub enum Step {
     Sent,
     /// Nothing to do before this tick, or before the lane is woken.
     Idle(Option<Tick>),
-    /// The lane is at rest.
-    Rest,
 }
 
 /// A lane's state for people.
@@ -58,8 +55,15 @@ pub struct Lane {
     given: Mutex<Given>,
     inner: Mutex<Inner>,
     ear: Arc<Ear>,
-    threads: AtomicUsize,
-    wanted: AtomicUsize,
+    crew: Mutex<Crew>,
+}
+
+/// The lane's threads: which there are, and how many there should be. Decided under one lock, so that a thread on its way out is never
+/// counted on.
+#[derive(Debug, Default)]
+struct Crew {
+    alive: BTreeSet<usize>,
+    wanted: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -150,8 +154,7 @@ impl Lane {
                 told: ("open", None, String::new()),
             }),
             ear,
-            threads: AtomicUsize::new(0),
-            wanted: AtomicUsize::new(0),
+            crew: Mutex::default(),
         }
     }
 
@@ -174,34 +177,40 @@ impl Lane {
     /// Starts as many threads as the destination has workers; those it already has stay.
     pub fn start(lane: &Arc<Lane>) -> std::io::Result<()> {
         let wanted = lane.given().spec.workers.max(1);
-        lane.wanted.store(wanted, Ordering::Release);
-        while lane.threads.load(Ordering::Acquire) < wanted {
-            let index = lane.threads.fetch_add(1, Ordering::AcqRel);
-            let me = Arc::clone(lane);
-            let spawned = std::thread::Builder::new().name(format!("lane {}-{index}", lane.dest)).spawn(move || me.run(index));
-            if let Err(e) = spawned {
-                lane.threads.fetch_sub(1, Ordering::AcqRel);
-                return Err(e);
+        let mut crew = lane.crew();
+        crew.wanted = wanted;
+        for index in 0..wanted {
+            if crew.alive.contains(&index) {
+                continue;
             }
+            let me = Arc::clone(lane);
+            std::thread::Builder::new().name(format!("lane {}-{index}", lane.dest)).spawn(move || me.run(index))?;
+            crew.alive.insert(index);
         }
+        drop(crew);
         lane.ear.hear(|_| ());
         Ok(())
     }
 
     /// Asks the threads to end once what they are doing is done. The queue stays.
     pub fn rest(&self) {
-        self.wanted.store(0, Ordering::Release);
+        self.crew().wanted = 0;
         self.ear.hear(|_| ());
     }
 
     /// Whether no thread is left.
     pub fn idle(&self) -> bool {
-        self.threads.load(Ordering::Acquire) == 0
+        self.crew().alive.is_empty()
     }
 
     /// Whether there are as many threads as there should be.
     pub fn alive(&self) -> bool {
-        self.threads.load(Ordering::Acquire) >= self.wanted.load(Ordering::Acquire)
+        let crew = self.crew();
+        crew.alive.len() >= crew.wanted
+    }
+
+    fn crew(&self) -> MutexGuard<'_, Crew> {
+        self.crew.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The destination's name.
@@ -211,7 +220,7 @@ impl Lane {
 
     /// For the readiness page; `None` at rest.
     pub fn status(&self) -> Option<Status> {
-        if self.wanted.load(Ordering::Acquire) == 0 {
+        if self.crew().wanted == 0 {
             return None;
         }
         let inner = self.inner();
@@ -222,13 +231,16 @@ impl Lane {
     fn run(&self, index: usize) {
         loop {
             let generation = self.ear.heard.lock().unwrap_or_else(PoisonError::into_inner).generation;
-            if index >= self.wanted.load(Ordering::Acquire) {
-                break;
+            {
+                let mut crew = self.crew();
+                if index >= crew.wanted {
+                    crew.alive.remove(&index);
+                    return;
+                }
             }
             // A fault of this program in one step must not end the lane; the pause keeps it from becoming a hot loop.
             match catch_unwind(AssertUnwindSafe(|| self.step())) {
                 Ok(Step::Sent) => {}
-                Ok(Step::Rest) => break,
                 Ok(Step::Idle(until)) => self.wait(generation, until),
                 Err(_) => {
                     log::error!("destination {}: the lane met a fault of its own and goes on in a minute", self.name());
@@ -236,7 +248,6 @@ impl Lane {
                 }
             }
         }
-        self.threads.fetch_sub(1, Ordering::AcqRel);
     }
 
     fn wait(&self, generation: u64, until: Option<Tick>) {

@@ -492,7 +492,8 @@ impl View<'_> {
 
     /// All deliveries of an event.
     pub fn deliveries_of(&self, event: i64) -> Result<Vec<Entry>, Error> {
-        queue::of_event(self.0, event)
+        let destinations: Vec<i64> = self.destinations()?.iter().map(|d| d.dest).collect();
+        queue::of_event(self.0, event, &destinations)
     }
 
     /// The lead with this public id.

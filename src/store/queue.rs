@@ -347,30 +347,54 @@ pub struct Entry {
     pub lead: Option<i64>,
 }
 
-const ENTRY_SQL: &str = "
- SELECT q.dest, q.event, q.state, q.attempts, q.due, q.code, q.reason, q.status, q.answer, q.finished, e.kind, e.at, e.random, e.lead FROM (
-   SELECT dest, event, 'ready' AS state, 0 AS attempts, NULL AS due, NULL AS code, NULL AS reason, NULL AS status, NULL AS answer, NULL AS finished FROM ready
-   UNION ALL SELECT dest, event, iif(due = 9223372036854775807, 'held', 'retrying'), attempts, due, code, reason, NULL, NULL, NULL FROM waiting
-   UNION ALL SELECT dest, event, 'dead', attempts, NULL, class || '/' || code, reason, status, answer, at FROM dead
-   UNION ALL SELECT dest, event, result, attempts, NULL, NULL, NULL, status, NULL, at FROM history
- ) q JOIN event e ON e.seq = q.event ";
+// Columns after the event number, for each table in the same order.
+const READY: &str = "SELECT dest, event, 'ready' AS state, 0 AS attempts, NULL AS due, NULL AS code, NULL AS reason, NULL AS status, NULL AS answer, NULL AS finished FROM ready";
+const WAITING: &str = "SELECT dest, event, iif(due = 9223372036854775807, 'held', 'retrying') AS state, attempts, due, code, reason, NULL AS status, NULL AS answer, NULL AS finished FROM waiting";
+const DEAD: &str = "SELECT dest, event, 'dead' AS state, attempts, NULL AS due, class || '/' || code AS code, reason, status, answer, at AS finished FROM dead";
+const HISTORY: &str = "SELECT dest, event, result AS state, attempts, NULL AS due, NULL AS code, NULL AS reason, status, NULL AS answer, at AS finished FROM history";
 
-/// The unfinished and dead deliveries of a destination after event `after`, oldest first. `state` narrows.
-pub fn list(conn: &Connection, dest: i64, state: Option<&str>, after: i64, limit: i64) -> Result<Vec<Entry>, Error> {
+/// What is shown of a delivery, from `part`, which is one of the tables above narrowed by its key.
+fn entries(conn: &Connection, part: &str, parameters: impl rusqlite::Params) -> Result<Vec<Entry>, Error> {
     let sql = format!(
-        "{ENTRY_SQL} WHERE q.dest = ?1 AND q.event > ?2 AND (?3 IS NULL AND q.state IN ('ready','retrying','held','dead') OR q.state = ?3)
-         ORDER BY q.event LIMIT ?4"
+        "SELECT q.dest, q.event, q.state, q.attempts, q.due, q.code, q.reason, q.status, q.answer, q.finished, e.kind, e.at, e.random, e.lead
+         FROM ({part}) q JOIN event e ON e.seq = q.event ORDER BY q.event"
     );
     let mut statement = conn.prepare_cached(&sql)?;
-    let rows = statement.query_map(params![dest, after, state, limit], entry)?;
+    let rows = statement.query_map(parameters, entry)?;
     rows.map(|r| r.map_err(Error::from)).collect()
 }
 
+/// The unfinished and dead deliveries of a destination after event `after`, oldest first. `state` narrows. Each table is read along its
+/// key, so a page costs the same however long the queue is.
+pub fn list(conn: &Connection, dest: i64, state: Option<&str>, after: i64, limit: i64) -> Result<Vec<Entry>, Error> {
+    let key = "WHERE dest = ?1 AND event > ?2";
+    let parts = [
+        ("ready", format!("{READY} {key} ORDER BY event LIMIT ?3")),
+        ("held", format!("{WAITING} {key} AND due = 9223372036854775807 ORDER BY event LIMIT ?3")),
+        ("retrying", format!("{WAITING} {key} AND due < 9223372036854775807 ORDER BY event LIMIT ?3")),
+        ("dead", format!("{DEAD} {key} ORDER BY event LIMIT ?3")),
+    ];
+    let mut found = Vec::new();
+    for (name, part) in parts {
+        if state.is_none_or(|s| s == name) {
+            found.extend(entries(conn, &part, params![dest, after, limit])?);
+        }
+    }
+    found.sort_by_key(|e| e.event);
+    found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    Ok(found)
+}
+
 /// All deliveries of one event, finished ones included.
-pub fn of_event(conn: &Connection, event: i64) -> Result<Vec<Entry>, Error> {
-    let mut statement = conn.prepare_cached(&format!("{ENTRY_SQL} WHERE q.event = ?1 ORDER BY q.dest"))?;
-    let rows = statement.query_map([event], entry)?;
-    rows.map(|r| r.map_err(Error::from)).collect()
+pub fn of_event(conn: &Connection, event: i64, destinations: &[i64]) -> Result<Vec<Entry>, Error> {
+    let mut found = entries(conn, &format!("{HISTORY} WHERE event = ?1"), [event])?;
+    for dest in destinations {
+        for part in [READY, WAITING, DEAD] {
+            found.extend(entries(conn, &format!("{part} WHERE dest = ?1 AND event = ?2"), [*dest, event])?);
+        }
+    }
+    found.sort_by_key(|e| e.dest);
+    Ok(found)
 }
 
 fn entry(row: &rusqlite::Row<'_>) -> rusqlite::Result<Entry> {

@@ -27,6 +27,9 @@ pub(super) struct State {
     // Outcomes that are not on the disk yet; their lanes wait for them.
     outcomes: Vec<Outcome>,
     outcomes_since: Option<Instant>,
+    // After a failure outcomes are tried again only then, or together with a command.
+    outcomes_not_before: Option<Instant>,
+    failures: u32,
 }
 
 /// What one transaction did, told only after its commit.
@@ -41,7 +44,17 @@ impl State {
     pub(super) fn new(store: Store, conn: Connection) -> Result<Self, Error> {
         let next_seq = leads::last_seq(&conn)? + 1;
         let data_version = data_version(&conn)?;
-        Ok(Self { store, conn: Some(conn), data_version, next_seq, frames: CHECKPOINT_FRAMES, outcomes: Vec::new(), outcomes_since: None })
+        Ok(Self {
+            store,
+            conn: Some(conn),
+            data_version,
+            next_seq,
+            frames: CHECKPOINT_FRAMES,
+            outcomes: Vec::new(),
+            outcomes_since: None,
+            outcomes_not_before: None,
+            failures: 0,
+        })
     }
 
     pub(super) fn run(&mut self) {
@@ -70,8 +83,10 @@ impl State {
                 self.outcomes.append(&mut queue.outcomes);
                 self.outcomes_since.get_or_insert_with(Instant::now);
             }
+            let held_back = self.outcomes_not_before.map(|at| at.saturating_duration_since(Instant::now())).filter(|d| !d.is_zero());
             let patience = match self.outcomes_since {
                 None => LOOK_EVERY,
+                Some(_) if held_back.is_some() => held_back.unwrap_or(LOOK_EVERY),
                 Some(_) if self.outcomes.len() >= options.flush_at => Duration::ZERO,
                 Some(since) => options.flush_after.saturating_sub(since.elapsed()),
             };
@@ -126,14 +141,19 @@ impl State {
                     if index < self.outcomes.len() {
                         let outcome = self.outcomes.remove(index);
                         self.confirm(outcome.dest, &[outcome.event]);
+                        // The lane has read past it and must look again.
+                        let watcher = lock(&self.store.0.watchers).get(&outcome.dest).cloned();
+                        if let Some(watcher) = watcher {
+                            watcher.changed();
+                        }
                     }
                 }
                 Err(Stop::Disk(e)) => {
                     refuse(std::mem::take(&mut commands), &e);
                     self.failed(&e);
                     // Finishing deliveries frees space: it must go on when captures cannot.
-                    if e != Error::Full || self.outcomes.is_empty() || self.retry_outcomes().is_err() {
-                        self.outcomes_since = (!self.outcomes.is_empty()).then(Instant::now);
+                    if e == Error::Full && !self.outcomes.is_empty() {
+                        self.outcomes_alone();
                     }
                     for (command, e) in failed {
                         (command.reply)(Err(e));
@@ -153,16 +173,10 @@ impl State {
         }
     }
 
-    fn retry_outcomes(&mut self) -> Result<(), Error> {
+    fn outcomes_alone(&mut self) {
         match self.commit(&[]) {
-            Ok(told) => {
-                self.tell(Vec::new(), told, Vec::new());
-                Ok(())
-            }
-            Err(Stop::Disk(e) | Stop::Command(_, e) | Stop::Outcome(_, e)) => {
-                self.failed(&e);
-                Err(e)
-            }
+            Ok(told) => self.tell(Vec::new(), told, Vec::new()),
+            Err(Stop::Disk(e) | Stop::Command(_, e) | Stop::Outcome(_, e)) => self.failed(&e),
         }
     }
 
@@ -174,7 +188,6 @@ impl State {
                 let conn = schema::connect(&self.store.0.options.path, schema::Purpose::Writer)?;
                 let version = data_version(&conn)?;
                 self.conn = Some(conn);
-                log::warn!("the database is open again");
                 version
             }
         };
@@ -211,6 +224,10 @@ impl State {
         self.frames += 8 + i64::try_from(3 * (commands.len() + self.outcomes.len())).unwrap_or(0);
         self.outcomes.clear();
         self.outcomes_since = None;
+        self.outcomes_not_before = None;
+        if std::mem::take(&mut self.failures) > 0 {
+            log::info!("the database takes writes again");
+        }
         told.answers = answers;
         Ok(told)
     }
@@ -243,13 +260,20 @@ impl State {
         }
     }
 
-    /// After a failed write or sync nothing in memory is trusted: every connection is closed and opened anew.
+    /// After a failed write or sync nothing in memory is trusted: every connection is closed and opened anew. A disk that stays
+    /// broken is said ever more rarely, so that the log does not fill what is left.
     fn failed(&mut self, e: &Error) {
+        self.failures = self.failures.saturating_add(1);
+        let say = self.failures.is_power_of_two();
+        self.outcomes_not_before = Some(Instant::now() + LOOK_EVERY);
         match e {
-            Error::Full => log::error!("{e}"),
-            Error::Busy => log::warn!("another process holds the database; trying again"),
+            Error::Full if say => log::error!("{e} ({} times so far)", self.failures),
+            Error::Busy if say => log::warn!("another process holds the database; trying again"),
+            Error::Full | Error::Busy => {}
             _ => {
-                log::error!("{e}; closing the database and opening it again");
+                if say {
+                    log::error!("{e}; closing the database and opening it again ({} times so far)", self.failures);
+                }
                 self.conn = None;
                 self.store.0.epoch.fetch_add(1, Ordering::AcqRel);
                 lock(&self.store.0.pool).clear();

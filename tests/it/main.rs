@@ -1,5 +1,17 @@
 //! Every test that drives the real binary, or real parts over a real disk and real sockets. Modules by capability.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "a test that cannot go on fails, and says where"
+)]
+
 mod support;
 
 mod outage;

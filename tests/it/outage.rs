@@ -97,7 +97,6 @@ impl Rig {
         while self.clock.uptime_ms() < until {
             match self.lane.step() {
                 Step::Sent => attempts += 1,
-                Step::Rest => break,
                 Step::Idle(next) => {
                     assert!(self.store.settle(Duration::from_secs(10)));
                     let now = self.store.timeline().now();
