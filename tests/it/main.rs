@@ -14,6 +14,7 @@
 
 mod support;
 
+mod hostile;
 mod outage;
 mod power;
 mod spine;
