@@ -18,3 +18,4 @@ mod hostile;
 mod outage;
 mod power;
 mod spine;
+mod tls;
