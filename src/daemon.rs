@@ -163,15 +163,17 @@ fn warn_of_orphans(store: &Store, configured: &[i64]) {
 /// Runs until SIGTERM or SIGINT; SIGHUP reads the file at `path` again.
 pub fn run(config: &Config, path: &Path, clock: Arc<dyn Clock>) -> Result<(), DaemonError> {
     use tokio::signal::unix::{SignalKind, signal};
+    // Before anything else: from the first moment on a signal means an orderly stop.
+    let signals = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut term, mut int, mut hup) = {
+        let _context = signals.enter();
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?)
+    };
     let daemon = Daemon::start(config, clock)?;
     for address in &daemon.addresses {
         log::info!("leadsbotd {} listens at http://{address}", env!("CARGO_PKG_VERSION"));
     }
     log::info!("leads are kept in {}; {} destinations", config.storage_path.display(), config.destinations.len());
-    let (mut term, mut int, mut hup) = {
-        let _context = daemon.runtime.enter();
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?)
-    };
     tell_systemd(&[sd_notify::NotifyState::Ready]);
     let feed_every = sd_notify::watchdog_enabled().map_or(Duration::from_secs(3600), |limit| limit / 3);
     loop {
@@ -180,7 +182,7 @@ pub fn run(config: &Config, path: &Path, clock: Arc<dyn Clock>) -> Result<(), Da
             Reload,
             Feed,
         }
-        let heard = daemon.runtime.block_on(async {
+        let heard = signals.block_on(async {
             tokio::select! {
                 _ = term.recv() => Heard::Stop,
                 _ = int.recv() => Heard::Stop,

@@ -4,6 +4,7 @@
 
 use log::LevelFilter;
 use simplelog::{ConfigBuilder, WriteLogger};
+use time::macros::format_description;
 
 /// Starts logging; a second call only changes the level.
 pub fn start(level: LevelFilter) {
@@ -12,7 +13,7 @@ pub fn start(level: LevelFilter) {
         .set_thread_level(LevelFilter::Off)
         .set_target_level(LevelFilter::Off)
         .set_location_level(LevelFilter::Off)
-        .set_time_format_rfc3339()
+        .set_time_format_custom(format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"))
         // Other crates' words are about their own insides, and some of them quote URLs.
         .add_filter_allow_str("leadsbotd");
     if std::env::var_os("JOURNAL_STREAM").is_some() {

@@ -14,6 +14,7 @@
 
 mod support;
 
+mod faults;
 mod hostile;
 mod outage;
 mod power;

@@ -87,7 +87,23 @@ impl Daemon {
     /// Starts `serve` and waits until it says where it listens.
     #[track_caller]
     pub fn start(home: &Home) -> Self {
-        let mut child = leadsbotd()
+        match Self::try_start(home, leadsbotd()) {
+            Ok(daemon) => daemon,
+            Err(log) => panic!("the daemon did not start:\n{log}"),
+        }
+    }
+
+    /// The same under strace with these arguments: faults at the n-th call, or a record of all calls.
+    pub fn traced(home: &Home, arguments: &[&str]) -> Result<Self, String> {
+        let mut command = Command::new("strace");
+        // -D: the daemon is our own child and strace a stranger beside it, so that signals and waits mean the daemon.
+        command.args(["-D", "-f", "-q"]).args(arguments).arg(env!("CARGO_BIN_EXE_leadsbotd")).stdin(Stdio::null());
+        Self::try_start(home, command)
+    }
+
+    /// Starts `serve`; gives the log if it ends before it listens.
+    fn try_start(home: &Home, mut command: Command) -> Result<Self, String> {
+        let mut child = command
             .arg("--config")
             .arg(home.config())
             .arg("serve")
@@ -107,12 +123,19 @@ impl Daemon {
             }
         });
         match rx.recv_timeout(Duration::from_secs(60)) {
-            Ok(Ok(address)) => Self { child, address, log },
+            Ok(Ok(address)) => Ok(Self { child, address, log }),
             _ => {
                 let _ = child.kill();
-                panic!("the daemon did not start:\n{}", log.lock().unwrap().join("\n"));
+                let _ = child.wait();
+                let log = log.lock().unwrap().join("\n");
+                Err(log)
             }
         }
+    }
+
+    /// Whether it has ended.
+    pub fn ended(&mut self) -> bool {
+        self.child.try_wait().expect("its state").is_some()
     }
 
     /// Everything it has logged so far.
