@@ -31,13 +31,17 @@ pub enum Purpose {
 /// Opens a connection for `purpose` with everything set that must be.
 pub fn connect(path: &Path, purpose: Purpose) -> Result<Connection, Error> {
     let failed = |message: String| Error::Open { path: path.to_owned(), message };
-    let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
     if purpose == Purpose::Writer {
         flags |= OpenFlags::SQLITE_OPEN_CREATE;
     } else if !path.exists() {
         return Err(failed("there is no such file; start the daemon once, or name another configuration with --config".to_owned()));
     }
-    let conn = Connection::open_with_flags(path, flags)
+    // psow=0: a card may ruin the whole sector it is writing when the power goes, not only the bytes that change. SQLite then keeps the
+    // next transaction's frames out of the sectors of the one before.
+    let name = percent_encoding::percent_encode(path.as_os_str().as_encoded_bytes(), percent_encoding::NON_ALPHANUMERIC);
+    let uri = format!("file:{name}?psow=0");
+    let conn = Connection::open_with_flags(uri, flags)
         .map_err(|e| failed(format!("{e}; the folder must exist and be writable by the user the daemon runs as")))?;
     conn.set_prepared_statement_cache_capacity(64);
     let set = |conn: &Connection| -> rusqlite::Result<()> {

@@ -14,6 +14,7 @@
 
 mod support;
 
+mod cut;
 mod faults;
 mod hostile;
 mod outage;
