@@ -14,6 +14,7 @@
 
 mod support;
 
+mod bounds;
 mod cut;
 mod faults;
 mod hostile;
