@@ -123,7 +123,9 @@ impl Shared {
             (Ok(()), None) if failing => StatusCode::INTERNAL_SERVER_ERROR,
             (Ok(()), None) => StatusCode::OK,
         };
-        tokio::time::sleep(self.manners.delay).await;
+        if !self.manners.delay.is_zero() {
+            tokio::time::sleep(self.manners.delay).await;
+        }
         // Only what was taken is remembered: a delivery that was answered with an error will come again and is then no duplicate.
         let duplicate = answered.is_success() && !self.remember(event_id);
         (self.tell)(Received { headers: parts.headers, body, signature, standard, duplicate, answered });
