@@ -216,6 +216,21 @@ pub fn sample_lead() -> Lead {
     }
 }
 
+/// What an event of this kind would say beside that person.
+pub fn sample_detail(kind: Kind) -> Detail {
+    let text = |t: &str| Some(t.to_owned());
+    match kind {
+        Kind::LeadUpdated => Detail { changed: Some(vec!["score".to_owned()]), ..Detail::default() },
+        Kind::LeadStatusChanged => Detail { from: text("new"), to: text("contacted"), ..Detail::default() },
+        Kind::LeadReplied => {
+            let reply =
+                Reply { text: "This is a test.".to_owned(), channel: text("email"), direction: "outbound".to_owned(), author: None };
+            Detail { reply: Some(reply), ..Detail::default() }
+        }
+        Kind::LeadCreated | Kind::TestPing => Detail::default(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

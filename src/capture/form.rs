@@ -73,6 +73,8 @@ impl PartialEq for Pattern {
 impl Pattern {
     /// Compiles it, anchored at both ends as HTML's `pattern` is.
     pub fn new(source: &str) -> Result<Self, regex_lite::Error> {
+        // Alone first: "a)(b" is no expression, but becomes one between the brackets below.
+        regex_lite::Regex::new(source)?;
         Ok(Self { source: source.to_owned(), regex: regex_lite::Regex::new(&format!("^(?:{source})$"))? })
     }
 

@@ -6,7 +6,7 @@ use super::{Cli, Failure, find};
 use crate::config::Config;
 use crate::delivery::{Http, Transport};
 use crate::destination::{Answer, Class, judge, webhook};
-use crate::event::{Context, Detail, Draft, Kind, sample_lead};
+use crate::event::{Context, Draft, Kind, sample_detail, sample_lead};
 use crate::id::IdKey;
 use crate::intake::random;
 use crate::time::{Clock, SystemClock};
@@ -33,14 +33,10 @@ pub fn run(cli: &Cli, options: &Options) -> Result<(), Failure> {
     let spec = &destination.spec;
     let now = SystemClock.wall();
     let mut lead = sample_lead();
-    let detail = match options.event {
-        Kind::LeadStatusChanged => {
-            "contacted".clone_into(&mut lead.status);
-            Detail { from: Some("new".to_owned()), to: Some("contacted".to_owned()), ..Detail::default() }
-        }
-        Kind::LeadUpdated => Detail { changed: Some(vec!["score".to_owned()]), ..Detail::default() },
-        _ => Detail::default(),
-    };
+    if options.event == Kind::LeadStatusChanged {
+        "contacted".clone_into(&mut lead.status);
+    }
+    let detail = sample_detail(options.event);
     let context = Context { device: config.device.clone(), channel: "cli", clock: "trusted", ..Context::default() };
     let draft = Draft::new(options.event, now, &lead, &detail, &context).map_err(|e| Failure::new(e.to_string()))?;
     // Not from the database: a test has no row, and its ids must not look like anybody's.

@@ -1,14 +1,15 @@
 //! `[[destination]]` and `[delivery]`.
 
-use super::read::{At, Table};
+use super::read::{At, Report, Table};
 use super::{Destination, SLUG, is_slug, secrets};
 use crate::delivery::{Http, Network, certificates, is_local};
-use crate::destination::{Body, Spec, Timeouts, webhook};
-use crate::event::{Context, Detail, Draft, Kind, sample_lead};
+use crate::destination::{Body, Spec, Timeouts};
+use crate::event::{Context, Draft, Kind, sample_detail, sample_lead};
 use crate::mapping::{Event, Expr, Shape};
 use crate::retry::Policy;
 use crate::secret::Hidden;
 use crate::time::Wall;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use toml::Spanned;
@@ -24,15 +25,19 @@ struct Shared {
 
 pub fn destinations(root: &Table<'_, '_, '_>, warnings: &mut Vec<String>) -> Vec<Destination> {
     let shared = delivery(&root.table("delivery"));
+    let mut names = BTreeSet::new();
     let mut out: Vec<Destination> = Vec::new();
     for table in root.tables("destination") {
-        let built = destination(&table, &shared, warnings);
-        if let Some((name, built)) = built {
-            if out.iter().any(|d| d.spec.name == built.spec.name) {
-                table.fault_at(&name, "another destination has the same name");
+        let name = table.required("name");
+        if let Some(name) = &name {
+            if !is_slug(&name.value) {
+                table.fault_at(name, SLUG);
             }
-            out.push(built);
+            if !names.insert(name.value.clone()) {
+                table.fault_at(name, "another destination has the same name");
+            }
         }
+        out.extend(destination(&table, name, &shared, warnings));
         table.finish();
     }
     out
@@ -58,23 +63,18 @@ fn delivery(table: &Table<'_, '_, '_>) -> Shared {
     };
     let connect = seconds("connect_timeout_seconds", 1..=300, Duration::from_secs(10));
     let total = seconds("timeout_seconds", 1..=600, Duration::from_secs(30));
-    if connect > total {
-        table.fault("connect_timeout_seconds must not be longer than timeout_seconds, which includes it");
-    }
-    for (first, max, names) in [
-        (policy.retry_first, policy.retry_max, "retry_first_seconds must not be longer than retry_max_seconds"),
-        (policy.probe_first, policy.probe_max, "probe_first_seconds must not be longer than probe_max_seconds"),
-        (policy.blocked_first, policy.blocked_max, "blocked_probe_first_seconds must not be longer than blocked_probe_max_seconds"),
-    ] {
-        if first > max {
-            table.fault(names);
-        }
-    }
+    in_order(table, ("connect_timeout_seconds", connect), ("timeout_seconds", total));
+    in_order(table, ("retry_first_seconds", policy.retry_first), ("retry_max_seconds", policy.retry_max));
+    in_order(table, ("probe_first_seconds", policy.probe_first), ("probe_max_seconds", policy.probe_max));
+    in_order(table, ("blocked_probe_first_seconds", policy.blocked_first), ("blocked_probe_max_seconds", policy.blocked_max));
     let mut network = Network::default();
     if let Some(proxy) = table.name("proxy") {
-        match Url::parse(&proxy.value) {
-            Ok(url) if url.scheme() == "http" && url.host().is_some() => network.proxy = Some(proxy.value),
-            _ => table.fault_at(&proxy, "must be the address of an http proxy, as in http://192.168.1.2:3128"),
+        let usable = Url::parse(&proxy.value).is_ok_and(|url| url.scheme() == "http" && matches!(url.path(), "" | "/"));
+        let alone = Network { proxy: Some(Hidden(proxy.value.clone())), roots: None };
+        if usable && Http::new(&Timeouts { connect, total }, &alone, false).is_ok() {
+            network.proxy = alone.proxy;
+        } else {
+            table.fault_at(&proxy, "must be the address of an http proxy, as in http://192.168.1.2:3128");
         }
     }
     if let Some(file) = table.name("ca_file") {
@@ -88,13 +88,15 @@ fn delivery(table: &Table<'_, '_, '_>) -> Shared {
     Shared { connect, total, policy, network }
 }
 
-fn destination(table: &Table<'_, '_, '_>, shared: &Shared, warnings: &mut Vec<String>) -> Option<(At<String>, Destination)> {
-    let name = table.required("name");
-    if let Some(name) = &name
-        && !is_slug(&name.value)
-    {
-        table.fault_at(name, SLUG);
+/// A wait that grows must not begin beyond its end. One of the two may be a default, so both are named with their values.
+fn in_order(table: &Table<'_, '_, '_>, (first, shorter): (&'static str, Duration), (max, longer): (&'static str, Duration)) {
+    if shorter > longer && (table.has(first) || table.has(max)) {
+        let at = if table.has(first) { first } else { max };
+        table.fault_of(at, format!("{first} ({} s) must not be longer than {max} ({} s)", shorter.as_secs(), longer.as_secs()));
     }
+}
+
+fn destination(table: &Table<'_, '_, '_>, name: Option<At<String>>, shared: &Shared, warnings: &mut Vec<String>) -> Option<Destination> {
     if let Some(kind) = table.required("type")
         && kind.value != "webhook"
     {
@@ -103,34 +105,19 @@ fn destination(table: &Table<'_, '_, '_>, shared: &Shared, warnings: &mut Vec<St
     let allow_http = table.flag("allow_http", false);
     let url = table.required("url").and_then(|text| check_url(table, &text, allow_http));
     let secrets = secrets::several(table, warnings);
-    if secrets.is_empty() && !table.faulty() {
-        table.fault(
-            "has no secret to sign with; give secret, secret_file, secret_env or secret_credential (make one with: leadsbotd secret new)",
-        );
-    }
     let events = events(table);
-    let when = table.name("when").and_then(|text| match Expr::new("when", &text.value) {
-        Ok(expr) => Some((text, expr)),
-        Err(e) => {
-            table.fault_at(&text, e.message);
-            None
-        }
-    });
-    let body = body(table);
+    let samples = Samples::new(&events);
+    let when = table.name("when").and_then(|text| samples.compile(table.report(), "when", &text));
+    let body = body(table, &samples);
     let headers = headers(&table.table("headers"), warnings);
     let workers = usize::try_from(table.number("workers", 1..=16, 1)).unwrap_or(1);
     let timeouts = Timeouts {
         connect: Duration::from_secs(table.number("connect_timeout_seconds", 1..=300, shared.connect.as_secs())),
         total: Duration::from_secs(table.number("timeout_seconds", 1..=600, shared.total.as_secs())),
     };
-    let (name, url) = (name?, url?);
-    let spec = Spec { name: name.value.clone(), url, secrets, events, when: None, body, headers, workers, timeouts };
-    let spec = try_on_samples(table, spec, when);
-    if let Err(message) = Http::new(&spec.timeouts, &shared.network, allow_http) {
-        table.fault(message);
-    }
-    let built = Destination { spec: Arc::new(spec), policy: shared.policy.clone(), network: shared.network.clone(), allow_http };
-    Some((name, built))
+    in_order(table, ("connect_timeout_seconds", timeouts.connect), ("timeout_seconds", timeouts.total));
+    let spec = Spec { name: name?.value, url: url?, secrets, events, when, body, headers, workers, timeouts };
+    Some(Destination { spec: Arc::new(spec), policy: shared.policy.clone(), network: shared.network.clone(), allow_http })
 }
 
 fn check_url(table: &Table<'_, '_, '_>, text: &At<String>, allow_http: bool) -> Option<Url> {
@@ -174,7 +161,7 @@ fn host_is_public(url: &Url) -> bool {
 fn events(table: &Table<'_, '_, '_>) -> Vec<String> {
     let Some(list) = table.texts("events") else { return vec!["lead.*".to_owned()] };
     if list.is_empty() {
-        table.fault("events is empty, so nothing would ever be sent; leave it out for all lead events");
+        table.fault_of("events", "is empty, so nothing would ever be sent; leave it out for all lead events");
     }
     for pattern in &list {
         let known = Kind::ALL.iter().any(|k| crate::event::matches(std::slice::from_ref(&pattern.value), k.name()));
@@ -186,50 +173,73 @@ fn events(table: &Table<'_, '_, '_>) -> Vec<String> {
     list.into_iter().map(|p| p.value).collect()
 }
 
-fn body(table: &Table<'_, '_, '_>) -> Body {
+fn body(table: &Table<'_, '_, '_>, samples: &Samples) -> Body {
     let named = table.name("body");
-    let map = table.has("map").then(|| table.table("map"));
-    if let (Some(named), Some(_)) = (&named, &map) {
-        table.fault_at(named, "is given beside map; give one of them");
-    }
-    match (named, map) {
-        (_, Some(map)) => shape(&map).map_or(Body::Full, |shape| {
-            if matches!(&shape, Shape::Object(entries) if entries.is_empty()) {
+    if table.has("map") {
+        if let Some(named) = named {
+            table.fault_at(&named, "is given beside map; give one of them");
+        }
+        return table.table_if_given("map").map_or(Body::Full, |map| {
+            if map.entries().is_empty() {
                 map.fault("is empty, so nothing would be sent");
             }
-            Body::Map(shape)
-        }),
-        (Some(named), None) => match named.value.as_str() {
-            "full" => Body::Full,
-            "leadsbot" => Body::Leadsbot,
-            _ => {
-                table.fault_at(&named, "must be full or leadsbot");
-                Body::Full
-            }
-        },
-        (None, None) => Body::Full,
+            Body::Map(shape(&map, samples))
+        });
+    }
+    match named.as_ref().map(|n| n.value.as_str()) {
+        None | Some("full") => Body::Full,
+        Some("leadsbot") => Body::Leadsbot,
+        Some(_) => {
+            table.fault_of("body", "must be full or leadsbot");
+            Body::Full
+        }
     }
 }
 
-fn shape(table: &Table<'_, '_, '_>) -> Option<Shape> {
+fn shape(table: &Table<'_, '_, '_>, samples: &Samples) -> Shape {
     let mut entries = Vec::new();
     for (key, value) in table.entries() {
         if let Some(inner) = table.entry_table(&key, value) {
-            entries.push((key.value.clone(), shape(&inner)?));
+            entries.push((key.value, shape(&inner, samples)));
         } else if let DeValue::String(source) = value.get_ref() {
-            match Expr::new(&key.key, source) {
-                Ok(expr) => entries.push((key.value.clone(), Shape::Leaf(expr))),
-                Err(e) => table.report().add(value.span().start, key.key.clone(), e.message),
-            }
+            let text = At { value: source.to_string(), at: value.span().start, key: key.key };
+            entries.extend(samples.compile(table.report(), &text.key, &text).map(|expr| (key.value, Shape::Leaf(expr))));
         } else {
             table.report().add(
                 value.span().start,
-                key.key.clone(),
+                key.key,
                 "must be an expression in quotes, as in \"data.name\"; a constant is one too: \"'text'\" or \"5\"",
             );
         }
     }
-    Some(Shape::Object(entries))
+    Shape::Object(entries)
+}
+
+/// An invented event of every kind a destination takes. Expressions are tried on them, so that a fault is found now and not by the first
+/// lead.
+struct Samples(Vec<(Kind, Event)>);
+
+impl Samples {
+    fn new(patterns: &[String]) -> Self {
+        let taken = Kind::ALL.into_iter().filter(|kind| crate::event::matches(patterns, kind.name()));
+        let sample = |kind: Kind| {
+            let draft = Draft::new(kind, Wall(0), &sample_lead(), &sample_detail(kind), &Context::default()).ok()?;
+            Some((kind, Event::parse(draft.bytes()).ok()?))
+        };
+        Self(taken.filter_map(sample).collect())
+    }
+
+    /// The expression, which calls itself `name` in later errors, if it can be compiled and holds on every sample.
+    fn compile(&self, report: &Report<'_>, name: &str, text: &At<String>) -> Option<Expr> {
+        let expr = Expr::new(name, &text.value).map_err(|e| e.message);
+        let tried = expr.and_then(|expr| {
+            for (kind, event) in &self.0 {
+                expr.value(event).map_err(|e| format!("fails on a sample of {}: {}", kind.name(), e.message))?;
+            }
+            Ok(expr)
+        });
+        tried.map_err(|message| report.add(text.at, text.key.clone(), message)).ok()
+    }
 }
 
 const RESERVED: [&str; 8] =
@@ -237,8 +247,12 @@ const RESERVED: [&str; 8] =
 
 fn headers(table: &Table<'_, '_, '_>, warnings: &mut Vec<String>) -> Vec<(String, Hidden)> {
     let mut out = Vec::new();
+    let mut names = BTreeSet::new();
     for (key, value) in table.entries() {
         let lower = key.value.to_ascii_lowercase();
+        if !names.insert(lower.clone()) {
+            table.fault_at(&key, "is given twice; capitals do not matter in a header's name");
+        }
         if http::HeaderName::from_bytes(key.value.as_bytes()).is_err() {
             table.fault_at(&key, "is no header name");
         } else if RESERVED.contains(&lower.as_str()) || lower.starts_with("x-leadsbot-") || lower.starts_with("webhook-") {
@@ -268,34 +282,10 @@ fn header_value<'t, 'v>(
         table.fault_at(key, "must be a text, or a table with secret_file, secret_env or secret_credential");
         return None;
     };
-    let text = secrets::raw(&inner, "secret", "secret_file", "secret_env", "secret_credential", warnings);
-    if text.is_none() && !inner.faulty() {
-        inner.fault("needs secret, secret_file, secret_env or secret_credential");
+    if !secrets::given(&inner) {
+        inner.fault(format!("holds no value; {}", secrets::NEEDED));
     }
+    let text = secrets::hidden(&inner, warnings);
     inner.finish();
     text.map(|t| t.value)
-}
-
-/// Tries filter and mapping on a sample of every kind of event, so that a typo is found now and not by the first lead.
-fn try_on_samples(table: &Table<'_, '_, '_>, mut spec: Spec, when: Option<(At<String>, Expr)>) -> Spec {
-    let mut when_at = None;
-    if let Some((at, expr)) = when {
-        when_at = Some(at);
-        spec.when = Some(expr);
-    }
-    for kind in Kind::ALL {
-        let Ok(draft) = Draft::new(kind, Wall(0), &sample_lead(), &Detail::default(), &Context::default()) else { continue };
-        let Ok(event) = Event::parse(draft.bytes()) else { continue };
-        if let (Err(e), Some(at)) = (webhook::wants(&spec, kind.name(), &event), &when_at) {
-            table.fault_at(at, format!("fails on a sample of {}: {}", kind.name(), e.message));
-            break;
-        }
-        if crate::event::matches(&spec.events, kind.name())
-            && let Err(e) = webhook::render(&spec, draft.bytes())
-        {
-            table.report().add(table.at, e.at, format!("fails on a sample of {}: {}", kind.name(), e.message));
-            break;
-        }
-    }
-    spec
 }

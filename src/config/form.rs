@@ -66,7 +66,7 @@ fn form(table: &Table<'_, '_, '_>, before: &[Form]) -> Option<Form> {
     let submit = text_or("submit", defaults.submit);
     let thanks = text_or("thanks", defaults.thanks);
     let language = text_or("language", defaults.language);
-    let consent = table.has("consent").then(|| consent(&table.table("consent"))).flatten();
+    let consent = table.table_if_given("consent").and_then(|inner| consent(&inner));
     let tables = table.tables("field");
     if tables.is_empty() {
         table.fault("has no field; add at least one [[form.field]]");

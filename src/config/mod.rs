@@ -15,7 +15,7 @@ use crate::destination::Spec;
 use crate::event::Device;
 use crate::lead::Limits;
 use crate::retry::Policy;
-use read::{Report, Table};
+use read::{At, Report, Table};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -94,10 +94,10 @@ impl Config {
         let text = read_text(path)?;
         let report = Report::new(&text, true);
         let (root, errors) = DeTable::parse_recoverable(&text);
-        if !errors.is_empty() {
-            Self::load(path)?;
-        }
-        Ok(storage(&Table::root(&report, root.get_ref()).table("storage")))
+        report_syntax(&report, &errors);
+        let storage = storage(&Table::root(&report, root.get_ref()).table("storage"));
+        let faults = report.into_faults();
+        if faults.is_empty() { Ok(storage) } else { Err(ConfigError { path: path.to_owned(), faults }) }
     }
 
     fn read_file(path: &Path, trust_credentials: bool) -> Result<Self, ConfigError> {
@@ -109,15 +109,15 @@ impl Config {
 
     /// Checks the text of a file.
     pub fn parse(text: &str) -> Result<Self, Vec<Fault>> {
-        Self::read_checked(text, false)
+        let mut config = Self::read_checked(text, false)?;
+        config.warnings.retain(|w| w != secrets::INLINE);
+        Ok(config)
     }
 
     fn read_checked(text: &str, trust_credentials: bool) -> Result<Self, Vec<Fault>> {
         let report = Report::new(text, trust_credentials);
         let (root, errors) = DeTable::parse_recoverable(text);
-        for e in &errors {
-            report.add(e.span().map_or(0, |s| s.start), "", format!("not TOML: {}", e.message().replace('\n', ", ")));
-        }
+        report_syntax(&report, &errors);
         if !errors.is_empty() {
             return Err(report.into_faults());
         }
@@ -146,6 +146,12 @@ fn read_text(path: &Path) -> Result<String, ConfigError> {
         _ => whole(format!("cannot be read: {e}")),
     })?;
     String::from_utf8(bytes).map_err(|e| whole(format!("is not UTF-8 (byte {}); save it again as UTF-8", e.utf8_error().valid_up_to())))
+}
+
+fn report_syntax(report: &Report<'_>, errors: &[toml::de::Error]) {
+    for e in errors {
+        report.add(e.span().map_or(0, |s| s.start), "", format!("not TOML: {}", e.message().replace('\n', ", ")));
+    }
 }
 
 fn storage(table: &Table<'_, '_, '_>) -> PathBuf {
@@ -200,18 +206,16 @@ fn device(table: &Table<'_, '_, '_>) -> Device {
 fn server(table: &Table<'_, '_, '_>, warnings: &mut Vec<String>) -> Capture {
     let mut options = Capture::default();
     if let Some(listen) = table.texts("listen") {
-        options.listen = listen
-            .iter()
-            .filter_map(|text| match text.value.parse::<SocketAddr>() {
-                Ok(address) => Some(address),
-                Err(_) => {
-                    table.fault_at(text, "must be an address and a port, as in 0.0.0.0:8080 or [::]:8080");
-                    None
-                }
-            })
-            .collect();
         if listen.is_empty() {
-            table.fault("listen must name at least one address");
+            table.fault_of("listen", "must name at least one address, as in 0.0.0.0:8080");
+        }
+        options.listen.clear();
+        for text in listen {
+            match text.value.parse::<SocketAddr>() {
+                Ok(address) if address.port() != 0 && options.listen.contains(&address) => table.fault_at(&text, "is named twice"),
+                Ok(address) => options.listen.push(address),
+                Err(_) => table.fault_at(&text, "must be an address and a port, as in 0.0.0.0:8080 or [::]:8080"),
+            }
         }
     }
     for text in table.texts("trusted_proxies").unwrap_or_default() {
@@ -220,23 +224,7 @@ fn server(table: &Table<'_, '_, '_>, warnings: &mut Vec<String>) -> Capture {
             Err(_) => table.fault_at(&text, "must be an IP address, as in 127.0.0.1"),
         }
     }
-    let mut names = BTreeSet::new();
-    for token in table.tables("api_tokens") {
-        let name = token.required("name");
-        let secret = secrets::one(&token, warnings);
-        if let Some(name) = &name
-            && !names.insert(name.value.clone())
-        {
-            token.fault_at(name, "another token has the same name");
-        }
-        if secret.is_none() && !token.faulty() {
-            token.fault("needs its token as secret, secret_file, secret_env or secret_credential");
-        }
-        if let (Some(name), Some(secret)) = (name, secret) {
-            options.api_tokens.push(ApiToken { name: name.value, secret });
-        }
-        token.finish();
-    }
+    options.api_tokens = api_tokens(table, warnings);
     let limits = table.table("limits");
     let usize_of = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
     options.connections_max = usize_of(limits.number("connections_max", 1..=10_000, 256));
@@ -256,16 +244,44 @@ fn server(table: &Table<'_, '_, '_>, warnings: &mut Vec<String>) -> Capture {
     options
 }
 
+fn api_tokens(table: &Table<'_, '_, '_>, warnings: &mut Vec<String>) -> Vec<ApiToken> {
+    let mut names = BTreeSet::new();
+    let mut out: Vec<ApiToken> = Vec::new();
+    for token in table.tables("api_tokens") {
+        let name = token.required("name");
+        if let Some(name) = &name
+            && !names.insert(name.value.clone())
+        {
+            token.fault_at(name, "another token has the same name");
+        }
+        if !secrets::given(&token) {
+            token.fault(format!("holds no token; {}", secrets::NEEDED));
+        }
+        if let Some(secret) = secrets::one(&token, warnings) {
+            if out.iter().any(|t| t.secret == secret) {
+                token.fault("has the secret of another token; each needs its own, or it could not be taken back alone");
+            }
+            out.push(ApiToken { name: name.map_or_else(String::new, |n| n.value), secret });
+        }
+        token.finish();
+    }
+    out
+}
+
 fn sources(root: &Table<'_, '_, '_>) -> Vec<Source> {
-    let mut out: Vec<Source> = Vec::new();
+    let (mut ids, mut tokens) = (BTreeSet::new(), BTreeSet::new());
+    let mut out = Vec::new();
     for table in root.tables("source") {
         let id = table.required("id");
-        let token = table.required("token");
-        if let Some(id) = &id
-            && !is_slug(&id.value)
-        {
-            table.fault_at(id, SLUG);
+        if let Some(id) = &id {
+            if !is_slug(&id.value) {
+                table.fault_at(id, SLUG);
+            }
+            if !ids.insert(id.value.clone()) {
+                table.fault_at(id, "another source has the same id");
+            }
         }
+        let token = table.required("token");
         if let Some(token) = &token {
             if token.value.len() < 12 || !token.value.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c)) {
                 table.fault_at(
@@ -273,32 +289,31 @@ fn sources(root: &Table<'_, '_, '_>) -> Vec<Source> {
                     "must have at least 12 characters, each a letter, a digit, - or _: it is the secret part of the capture URL",
                 );
             }
-            if out.iter().any(|s| s.token == token.value) {
+            if !tokens.insert(token.value.clone()) {
                 table.fault_at(token, "another source has the same token");
             }
         }
-        let mut allowed_origins = Vec::new();
-        for origin in table.texts("allowed_origins").unwrap_or_default() {
-            let parsed = url::Url::parse(&origin.value).ok().filter(|u| u.origin().is_tuple());
-            match parsed {
-                _ if origin.value == "*" => allowed_origins.push(origin.value),
-                Some(url) if url.origin().ascii_serialization() == origin.value => allowed_origins.push(origin.value),
-                Some(url) => {
-                    let right = url.origin().ascii_serialization();
-                    table.fault_at(&origin, format!("must be an origin, without a path: {right}"));
-                }
-                None => table.fault_at(&origin, "must be an origin, as in https://www.example.com, or *"),
-            }
-        }
+        let allowed_origins = table.texts("allowed_origins").unwrap_or_default().into_iter().filter_map(|o| origin(&table, o)).collect();
         if let (Some(id), Some(token)) = (id, token) {
-            if out.iter().any(|s| s.id == id.value) {
-                table.fault_at(&id, "another source has the same id");
-            }
             out.push(Source { id: id.value, token: token.value, allowed_origins });
         }
         table.finish();
     }
     out
+}
+
+/// An origin exactly as browsers send it, or `*`.
+fn origin(table: &Table<'_, '_, '_>, text: At<String>) -> Option<String> {
+    if text.value == "*" {
+        return Some(text.value);
+    }
+    let right = url::Url::parse(&text.value).ok().map(|u| u.origin()).filter(url::Origin::is_tuple).map(|o| o.ascii_serialization());
+    match right {
+        Some(right) if right == text.value => return Some(right),
+        Some(right) => table.fault_at(&text, format!("must be an origin as browsers send it: {right}")),
+        None => table.fault_at(&text, "must be an origin, as in https://www.example.com, or *"),
+    }
+    None
 }
 
 const SLUG: &str = "must have 1 to 64 characters, each a small letter, a digit, - or _";

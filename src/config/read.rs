@@ -96,6 +96,12 @@ impl<'r, 't, 'v> Table<'r, 't, 'v> {
         self.report.add(value.at, value.key.clone(), message);
     }
 
+    /// Records a fault of one of the table's own keys, whatever its value is.
+    pub fn fault_of(&self, key: &'static str, message: impl Into<String>) {
+        let at = self.raw(key).map_or(self.at, |v| v.span().start);
+        self.report.add(at, self.path(key), message);
+    }
+
     pub fn report(&self) -> &'r Report<'t> {
         self.report
     }
@@ -190,20 +196,29 @@ impl<'r, 't, 'v> Table<'r, 't, 'v> {
 
     /// A table; an empty one when it is absent, so that defaults come from one place.
     pub fn table(&self, key: &'static str) -> Table<'r, 't, 'v> {
-        let value = self.raw(key);
-        let table = value.and_then(|v| match v.get_ref() {
-            DeValue::Table(t) => Some(t),
-            _ => {
-                self.wrong(key, v, "a table");
-                None
-            }
-        });
-        Table { report: self.report, path: self.path(key), at: value.map_or(self.at, |v| v.span().start), table, known: RefCell::default() }
+        self.table_if_given(key).unwrap_or_else(|| Table {
+            report: self.report,
+            path: self.path(key),
+            at: self.at,
+            table: None,
+            known: RefCell::default(),
+        })
+    }
+
+    /// A table whose being there means something; `None` when it is absent or no table.
+    pub fn table_if_given(&self, key: &'static str) -> Option<Table<'r, 't, 'v>> {
+        let value = self.raw(key)?;
+        let Some(table) = value.get_ref().as_table() else {
+            self.wrong(key, value, "a table");
+            return None;
+        };
+        Some(Table { report: self.report, path: self.path(key), at: value.span().start, table: Some(table), known: RefCell::default() })
     }
 
     /// A list of tables, as `[[key]]` or inline; texts in it are passed to `text`.
     pub fn tables(&self, key: &'static str) -> Vec<Table<'r, 't, 'v>> {
-        self.items(key)
+        self.items(key, "a table")
+            .unwrap_or_default()
             .into_iter()
             .filter_map(|item| match item {
                 Item::Table(table) => Some(table),
@@ -215,9 +230,9 @@ impl<'r, 't, 'v> Table<'r, 't, 'v> {
             .collect()
     }
 
-    /// A list of tables and texts.
-    pub fn items(&self, key: &'static str) -> Vec<Item<'r, 't, 'v>> {
-        let Some(value) = self.raw(key) else { return Vec::new() };
+    /// A list of tables and texts, `wanted` in the words of a fault; `None` when it is absent or no list.
+    pub fn items(&self, key: &'static str, wanted: &str) -> Option<Vec<Item<'r, 't, 'v>>> {
+        let value = self.raw(key)?;
         let Some(list) = value.get_ref().as_array() else {
             let hint = if value.get_ref().is_table() {
                 format!("a list: write [[{}]] with two brackets", self.path(key))
@@ -225,7 +240,7 @@ impl<'r, 't, 'v> Table<'r, 't, 'v> {
                 "a list".to_owned()
             };
             self.wrong(key, value, &hint);
-            return Vec::new();
+            return None;
         };
         let mut out = Vec::new();
         for (index, item) in list.iter().enumerate() {
@@ -236,15 +251,10 @@ impl<'r, 't, 'v> Table<'r, 't, 'v> {
                     out.push(Item::Table(Table { report: self.report, path, at, table: Some(t), known: RefCell::default() }));
                 }
                 DeValue::String(s) => out.push(Item::Text(At { value: s.to_string(), at, key: path })),
-                other => self.report.add(at, path, format!("must be a table, not {}", article(other.type_str()))),
+                other => self.report.add(at, path, format!("must be {wanted}, not {}", article(other.type_str()))),
             }
         }
-        out
-    }
-
-    /// Whether a fault of this table, or of anything in it, is already known.
-    pub fn faulty(&self) -> bool {
-        self.report.faults.borrow().iter().any(|f| f.key.starts_with(&self.path))
+        Some(out)
     }
 
     /// All entries of a table whose keys are free, with their raw values.
@@ -282,11 +292,15 @@ pub enum Item<'r, 't, 'v> {
     Text(At<String>),
 }
 
-fn article(kind: &str) -> String {
+/// TOML's name of a type in the words of the messages.
+fn article(kind: &str) -> &str {
     match kind {
-        "integer" | "array" => format!("an {kind}"),
-        "string" => "a text".to_owned(),
-        "boolean" => "true or false".to_owned(),
-        other => format!("a {other}"),
+        "string" => "a text",
+        "integer" => "a whole number",
+        "float" => "a number with a fraction",
+        "boolean" => "true or false",
+        "datetime" => "a date or time",
+        "array" => "a list",
+        _ => "a table",
     }
 }

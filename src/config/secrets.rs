@@ -9,40 +9,62 @@ pub const INLINE: &str = "inline secret";
 /// More is no secret but the wrong file.
 const FILE_BYTES_MAX: u64 = 4096;
 
-/// The secret of a table: exactly one of `secret`, `secret_file`, `secret_env`, `secret_credential`; `None` when it has none or a bad one.
+/// The ways to give a secret, of which a table takes one.
+const KEYS: [&str; 4] = ["secret", "secret_file", "secret_env", "secret_credential"];
+/// What a table without any of them needs.
+pub const NEEDED: &str = "give secret, secret_file, secret_env or secret_credential";
+
+/// Whether a table says anything about a secret of its own.
+pub fn given(table: &Table<'_, '_, '_>) -> bool {
+    KEYS.into_iter().any(|k| table.has(k))
+}
+
+/// The secret of a table: exactly one of [`KEYS`]; `None` when it has none or a bad one.
 pub fn one(table: &Table<'_, '_, '_>, warnings: &mut Vec<String>) -> Option<Secret> {
-    let text = raw(table, "secret", "secret_file", "secret_env", "secret_credential", warnings)?;
+    let text = hidden(table, warnings)?;
     check(table, text)
 }
 
-/// `secrets = ["current", "next"]`, each a text or a table as in [`one`]; or the single form.
+/// `secrets = ["current", "next"]`, each a text or a table as in [`one`]; or the single form. One of the two must be there.
 pub fn several(table: &Table<'_, '_, '_>, warnings: &mut Vec<String>) -> Vec<Secret> {
-    let mut out: Vec<Secret> = one(table, warnings).into_iter().collect();
-    let items = table.items("secrets");
-    if !out.is_empty() && !items.is_empty() {
-        table.fault("has both secret and secrets; give one of them");
+    if !given(table) && !table.has("secrets") {
+        table.fault(format!("has no secret to sign with; {NEEDED} (make one with: leadsbotd secret new)"));
+        return Vec::new();
     }
-    for item in items {
-        match item {
-            Item::Text(text) => {
-                warnings.push(INLINE.to_owned());
-                out.extend(check(table, text));
-            }
-            Item::Table(inner) => {
-                out.extend(one(&inner, warnings));
-                inner.finish();
-            }
-        }
+    let single = one(table, warnings);
+    let Some(items) = table.items("secrets", "a text or a table") else { return single.into_iter().collect() };
+    if given(table) {
+        table.fault_of("secrets", "is given beside a single secret; give one of the two");
     }
-    if out.len() > 2 {
-        table.fault("has more than two secrets; keep the current one and the next");
+    match items.len() {
+        0 => table.fault_of("secrets", "is empty; name the current secret, and the next one while it is being changed"),
+        1 | 2 => {}
+        _ => table.fault_of("secrets", "holds more than two; keep the current one and the next"),
     }
-    if let [a, b, ..] = out.as_slice()
-        && a == b
+    let out: Vec<Secret> = items.into_iter().filter_map(|item| listed(table, item, warnings)).collect();
+    if let [current, next] = out.as_slice()
+        && current == next
     {
-        table.fault("has the same secret twice");
+        table.fault_of("secrets", "holds the same secret twice");
     }
     out
+}
+
+fn listed(table: &Table<'_, '_, '_>, item: Item<'_, '_, '_>, warnings: &mut Vec<String>) -> Option<Secret> {
+    match item {
+        Item::Text(text) => {
+            warnings.push(INLINE.to_owned());
+            check(table, text)
+        }
+        Item::Table(inner) => {
+            if !given(&inner) {
+                inner.fault(format!("holds no secret; {NEEDED}"));
+            }
+            let secret = one(&inner, warnings);
+            inner.finish();
+            secret
+        }
+    }
 }
 
 fn check(table: &Table<'_, '_, '_>, text: At<String>) -> Option<Secret> {
@@ -55,60 +77,69 @@ fn check(table: &Table<'_, '_, '_>, text: At<String>) -> Option<Secret> {
     }
 }
 
-/// A hidden text by any of four keys.
-pub fn raw(
-    table: &Table<'_, '_, '_>,
-    inline: &'static str,
-    file: &'static str,
-    env: &'static str,
-    credential: &'static str,
-    warnings: &mut Vec<String>,
-) -> Option<At<String>> {
-    let given: Vec<&'static str> = [inline, file, env, credential].into_iter().filter(|k| table.has(k)).collect();
-    match given.as_slice() {
-        [] => None,
-        [key] => {
-            let at = table.name(key)?;
-            let read = if *key == inline {
-                warnings.push(INLINE.to_owned());
-                return Some(at);
-            } else if *key == file {
-                from_file(Path::new(&at.value))
-            } else if *key == env {
-                std::env::var(&at.value).map_err(|_| format!("the environment has no {} (or it is not UTF-8)", at.value))
-            } else {
-                match std::env::var_os("CREDENTIALS_DIRECTORY") {
-                    Some(folder) if !at.value.contains('/') => from_file(&PathBuf::from(folder).join(&at.value)),
-                    None if table.report().trust_credentials => {
-                        warnings.push(format!("{} is a credential that only systemd can give; it was not looked at", at.key));
-                        Ok("not-looked-at-by-check".to_owned())
-                    }
-                    Some(_) => Err("must be the plain name of a credential".to_owned()),
-                    None => Err("systemd gave this process no credentials; start it with LoadCredential= or systemd-run -p".to_owned()),
-                }
-            };
-            match read {
-                Ok(value) => Some(At { value, ..at }),
-                Err(message) => {
-                    table.fault_at(&at, message);
-                    None
-                }
-            }
-        }
+/// A hidden text by any of [`KEYS`]; of any length, unlike a secret that signs. Faults never repeat what stands under those keys:
+/// somebody may have put the secret itself where its file or variable should be named. The line says enough.
+pub fn hidden(table: &Table<'_, '_, '_>, warnings: &mut Vec<String>) -> Option<At<String>> {
+    let given: Vec<&'static str> = KEYS.into_iter().filter(|k| table.has(k)).collect();
+    let key = match given.as_slice() {
+        [] => return None,
+        [key] => *key,
         several => {
             table.fault(format!("has {}; give one of them", several.join(" and ")));
+            return None;
+        }
+    };
+    let at = table.name(key)?;
+    let read = match key {
+        "secret_file" => from_file(Path::new(&at.value)),
+        "secret_env" => std::env::var(&at.value).map_err(|_| "the environment has no such variable (or it is not UTF-8)".to_owned()),
+        "secret_credential" => from_credential(table, &at, warnings),
+        _ => {
+            warnings.push(INLINE.to_owned());
+            return Some(at);
+        }
+    };
+    match read {
+        Ok(value) => Some(At { value, ..at }),
+        Err(message) => {
+            table.fault_at(&at, message);
             None
         }
     }
 }
 
-fn from_file(path: &Path) -> Result<String, String> {
-    let meta = std::fs::metadata(path).map_err(|e| format!("{} cannot be read: {e}", path.display()))?;
-    if !meta.is_file() || meta.len() > FILE_BYTES_MAX {
-        return Err(format!("{} is no file of at most {FILE_BYTES_MAX} bytes", path.display()));
+fn from_credential(table: &Table<'_, '_, '_>, name: &At<String>, warnings: &mut Vec<String>) -> Result<String, String> {
+    if name.value.contains('/') || name.value.starts_with('.') {
+        return Err("must be the plain name of a credential, as in LoadCredential=NAME:/path".to_owned());
     }
-    let text = std::fs::read_to_string(path).map_err(|e| format!("{} cannot be read: {e}", path.display()))?;
+    match std::env::var_os("CREDENTIALS_DIRECTORY") {
+        Some(folder) => from_file(&PathBuf::from(folder).join(&name.value)),
+        None if table.report().trust_credentials => {
+            warnings.push(format!("{} is a credential that only systemd can give; it was not looked at", name.key));
+            // Differs by name, so that two credentials are not taken for the same secret twice.
+            Ok(format!("credential not looked at: {}", name.value))
+        }
+        None => Err("systemd gave this process no credentials; start it with LoadCredential= or systemd-run -p".to_owned()),
+    }
+}
+
+fn from_file(path: &Path) -> Result<String, String> {
+    let failed = |e: std::io::Error| match e.kind() {
+        std::io::ErrorKind::InvalidData => "the file is not UTF-8; a secret is text".to_owned(),
+        _ => format!("the file cannot be read: {e}"),
+    };
+    let meta = std::fs::metadata(path).map_err(failed)?;
+    if !meta.is_file() {
+        return Err("is a folder or a device; name a file that holds the secret and nothing else".to_owned());
+    }
+    if meta.len() > FILE_BYTES_MAX {
+        return Err(format!(
+            "the file has {} bytes, at most {FILE_BYTES_MAX} are read; it should hold the secret and nothing else",
+            meta.len()
+        ));
+    }
+    let text = std::fs::read_to_string(path).map_err(failed)?;
     // An editor's line end is not part of the secret.
     let text = text.trim_end_matches(['\n', '\r']);
-    if text.is_empty() { Err(format!("{} is empty", path.display())) } else { Ok(text.to_owned()) }
+    if text.is_empty() { Err("the file is empty; put the secret into it".to_owned()) } else { Ok(text.to_owned()) }
 }

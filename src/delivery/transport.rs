@@ -5,6 +5,7 @@
 
 use super::resolver::{CachingResolver, PublicHttp};
 use crate::destination::{Answer, Failure, Request, Response, Timeouts};
+use crate::secret::Hidden;
 use std::fmt;
 use std::io::{ErrorKind, Read};
 use std::sync::Arc;
@@ -30,8 +31,8 @@ pub trait Transport: Send + Sync + fmt::Debug {
 pub struct Network {
     /// PEM certificates to trust instead of the built-in ones.
     pub roots: Option<Arc<Vec<u8>>>,
-    /// `http://host:port` of a proxy.
-    pub proxy: Option<String>,
+    /// `http://host:port` of a proxy; may hold its password.
+    pub proxy: Option<Hidden>,
 }
 
 /// The real transport. Keeps connections alive between attempts.
@@ -59,7 +60,7 @@ impl Http {
             tls = tls.root_certs(RootCerts::from(certificates(pem)?));
         }
         let proxy = match &network.proxy {
-            Some(text) => Some(ureq::Proxy::new(text).map_err(|e| format!("the proxy is not usable: {e}"))?),
+            Some(Hidden(text)) => Some(ureq::Proxy::new(text).map_err(|e| format!("the proxy is not usable: {e}"))?),
             None => None,
         };
         let config = Agent::config_builder()
