@@ -1,6 +1,6 @@
 //! `leads list|show|export`. These print people's details: they are for the operator's own eyes and files.
 
-use super::output::{plain, say, say_json, table};
+use super::output::{Out, plain, say, say_json, table};
 use super::{Cli, Failure, Format, desk};
 use crate::id::IdKey;
 use crate::lead::Lead;
@@ -16,8 +16,8 @@ pub enum Command {
     /// The newest leads.
     List {
         /// How many.
-        #[arg(long, default_value_t = 20)]
-        limit: usize,
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+        limit: u32,
         /// Only those with this status.
         #[arg(long)]
         status: Option<String>,
@@ -63,12 +63,13 @@ pub fn run(cli: &Cli, command: &Command) -> Result<(), Failure> {
                     && source.as_ref().is_none_or(|s| *s == r.lead.source)
                     && since.is_none_or(|t| r.created >= t)
             };
+            let limit = usize::try_from(*limit).unwrap_or(usize::MAX);
             let mut found = Vec::new();
             each(&mut desk, |ids, record| {
                 if wanted(&record) {
                     found.push(full(ids, &record));
                 }
-                Ok(found.len() < *limit)
+                Ok(found.len() < limit)
             })?;
             if cli.json {
                 for lead in &found {
@@ -174,7 +175,7 @@ fn show(cli: &Cli, desk: &mut Desk, id: &str) -> Result<(), Failure> {
 fn export(desk: &mut Desk, format: Format, output: Option<&PathBuf>, raw: bool) -> Result<(), Failure> {
     use std::os::unix::fs::OpenOptionsExt;
     let mut out: Box<dyn std::io::Write> = match output {
-        None => Box::new(std::io::BufWriter::new(std::io::stdout())),
+        None => Box::new(std::io::BufWriter::new(Out::new())),
         Some(path) => {
             let file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(path);
             Box::new(std::io::BufWriter::new(file.map_err(|e| Failure::new(format!("{} cannot be made: {e}", path.display())))?))

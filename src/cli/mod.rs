@@ -139,17 +139,23 @@ enum Format {
 struct Failure {
     message: String,
     code: u8,
+    /// The command's own JSON has said it: scripts get one line, not a second one about the same.
+    in_json: bool,
 }
 
 impl Failure {
     fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), code: 1 }
+        Self { message: message.into(), code: 1, in_json: false }
+    }
+
+    fn told_in_json(self) -> Self {
+        Self { in_json: true, ..self }
     }
 }
 
 impl From<ConfigError> for Failure {
     fn from(e: ConfigError) -> Self {
-        Self { message: e.to_string(), code: EX_CONFIG }
+        Self { message: e.to_string(), code: EX_CONFIG, in_json: false }
     }
 }
 
@@ -177,10 +183,10 @@ pub fn main() -> ExitCode {
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            if cli.json {
-                say_json(&json!({ "error": failure.message }));
-            } else {
-                output::complain(&failure.message);
+            match (cli.json, failure.in_json) {
+                (true, true) => {}
+                (true, false) => say_json(&json!({ "error": failure.message })),
+                (false, _) => output::complain(&failure.message),
             }
             ExitCode::from(failure.code)
         }
@@ -222,7 +228,7 @@ fn check(cli: &Cli) -> Result<(), Failure> {
         Err(e) if cli.json => {
             let faults: Vec<_> = e.faults.iter().map(|f| json!({ "line": f.line, "key": f.key, "message": f.message })).collect();
             say_json(&json!({ "ok": false, "file": e.path, "faults": faults }));
-            return Err(Failure { message: e.to_string(), code: EX_CONFIG });
+            return Err(Failure::from(e).told_in_json());
         }
         Err(e) => return Err(e.into()),
     };

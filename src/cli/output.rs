@@ -1,13 +1,40 @@
-//! Standard output and error. A reader that has gone away (`| head`) ends the program quietly.
+//! Standard output and error.
 
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
 
+/// Standard output. A reader that has gone away ends the program quietly; other failures, a full disk above all, are the writer's to tell.
+pub struct Out(std::io::Stdout);
+
+impl Out {
+    pub fn new() -> Self {
+        Self(std::io::stdout())
+    }
+}
+
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        quiet(self.0.write(bytes))
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        quiet(self.0.flush())
+    }
+}
+
+fn quiet<T>(result: std::io::Result<T>) -> std::io::Result<T> {
+    if result.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
+        std::process::exit(0);
+    }
+    result
+}
+
 /// Prints a line.
 pub fn say(line: &str) {
-    let mut out = std::io::stdout().lock();
-    if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
-        std::process::exit(0);
+    let mut out = Out::new();
+    if let Err(e) = writeln!(out, "{line}").and_then(|()| out.flush()) {
+        complain(&format!("the output could not be written: {e}"));
+        std::process::exit(1);
     }
 }
 

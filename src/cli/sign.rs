@@ -60,10 +60,16 @@ pub fn verify(cli: &Cli, options: &VerifyOptions) -> Result<(), Failure> {
             break;
         }
     }
+    let bytes = body.len();
     match outcome {
-        Ok(()) if cli.json => say_json(&json!({ "valid": true, "bytes": body.len() })),
-        Ok(()) => say(&format!("valid: {} bytes", body.len())),
-        Err(e) => return Err(Failure::new(format!("not valid: {e} ({} bytes were read)", body.len()))),
+        Ok(()) if cli.json => say_json(&json!({ "valid": true, "bytes": bytes })),
+        Ok(()) => say(&format!("valid: {bytes} bytes")),
+        Err(e) => {
+            if cli.json {
+                say_json(&json!({ "valid": false, "reason": e.to_string(), "bytes": bytes }));
+            }
+            return Err(Failure::new(format!("not valid: {e} ({bytes} bytes were read)")).told_in_json());
+        }
     }
     Ok(())
 }

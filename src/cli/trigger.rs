@@ -61,7 +61,7 @@ pub fn run(cli: &Cli, options: &Options) -> Result<(), Failure> {
         let headers: serde_json::Map<_, _> = request.headers.iter().map(|(n, v)| (n.clone(), shown(n, v).into())).collect();
         say_json(&json!({
             "delivered": verdict.class == Class::Delivered, "class": verdict.class.name(), "code": verdict.code, "status": verdict.status,
-            "reason": verdict.reason, "answer": verdict.answer, "event_id": event_id,
+            "reason": verdict.reason, "answer": verdict.answer, "event_id": event_id, "real_event_would": fate(verdict.class),
             "request": { "to": place, "headers": headers, "body": String::from_utf8_lossy(&request.body) },
         }));
     } else {
@@ -78,7 +78,7 @@ pub fn run(cli: &Cli, options: &Options) -> Result<(), Failure> {
     }
     match verdict.class {
         Class::Delivered => Ok(()),
-        class => Err(Failure::new(format!("not delivered: {class}; a real event would {}", fate(class)))),
+        class => Err(Failure::new(format!("not delivered: {class}; a real event would {}", fate(class))).told_in_json()),
     }
 }
 
