@@ -124,7 +124,7 @@ fn check_url(table: &Table<'_, '_, '_>, text: &At<String>, allow_http: bool) -> 
     let url = match Url::parse(&text.value) {
         Ok(url) => url,
         Err(e) => {
-            table.fault_at(text, format!("is no URL: {e}"));
+            table.fault_at(text, format!("is no URL ({e}); write it whole, as in https://example.com/hooks/leads"));
             return None;
         }
     };
@@ -160,7 +160,7 @@ fn host_is_public(url: &Url) -> bool {
 
 fn events(table: &Table<'_, '_, '_>) -> Vec<String> {
     let Some(list) = table.texts("events") else { return vec!["lead.*".to_owned()] };
-    if list.is_empty() {
+    if table.has_empty_list("events") {
         table.fault_of("events", "is empty, so nothing would ever be sent; leave it out for all lead events");
     }
     for pattern in &list {
@@ -254,13 +254,13 @@ fn headers(table: &Table<'_, '_, '_>, warnings: &mut Vec<String>) -> Vec<(String
             table.fault_at(&key, "is given twice; capitals do not matter in a header's name");
         }
         if http::HeaderName::from_bytes(key.value.as_bytes()).is_err() {
-            table.fault_at(&key, "is no header name");
+            table.fault_at(&key, "is no header name; it may have letters, digits and -, but no blank");
         } else if RESERVED.contains(&lower.as_str()) || lower.starts_with("x-leadsbot-") || lower.starts_with("webhook-") {
-            table.fault_at(&key, "is set by leadsbotd itself");
+            table.fault_at(&key, "is set by leadsbotd itself; take it out");
         }
         if let Some(text) = header_value(table, &key, value, warnings) {
             if http::HeaderValue::from_str(&text).is_err() {
-                table.fault_at(&key, "has a value that cannot be sent in a header");
+                table.fault_at(&key, "has a value that cannot be sent in a header; it must be one line of text");
             }
             out.push((key.value.clone(), Hidden(text)));
         }

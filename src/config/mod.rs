@@ -150,7 +150,10 @@ fn read_text(path: &Path) -> Result<String, ConfigError> {
 
 fn report_syntax(report: &Report<'_>, errors: &[toml::de::Error]) {
     for e in errors {
-        report.add(e.span().map_or(0, |s| s.start), "", format!("not TOML: {}", e.message().replace('\n', ", ")));
+        // The reader's own words name the character it met or wanted, never more of the text.
+        let message = e.message().replace('\n', ", ");
+        let message = message.trim_end_matches(", expected nothing");
+        report.add(e.span().map_or(0, |s| s.start), "", format!("not TOML: {message}"));
     }
 }
 
@@ -196,7 +199,7 @@ fn device(table: &Table<'_, '_, '_>) -> Device {
     for (key, value) in labels.entries() {
         match value.get_ref().as_str() {
             Some(text) => drop(device.labels.insert(key.value, text.into())),
-            None => labels.fault_at(&key, "must be a text"),
+            None => labels.fault_at(&key, format!("must be a text, not {}", read::article(value.get_ref().type_str()))),
         }
     }
     table.finish();
@@ -206,7 +209,7 @@ fn device(table: &Table<'_, '_, '_>) -> Device {
 fn server(table: &Table<'_, '_, '_>, warnings: &mut Vec<String>) -> Capture {
     let mut options = Capture::default();
     if let Some(listen) = table.texts("listen") {
-        if listen.is_empty() {
+        if table.has_empty_list("listen") {
             table.fault_of("listen", "must name at least one address, as in 0.0.0.0:8080");
         }
         options.listen.clear();

@@ -120,6 +120,11 @@ impl<'r, 't, 'v> Table<'r, 't, 'v> {
         self.raw(key).is_some()
     }
 
+    /// Whether it is a list without a single item, good or bad.
+    pub fn has_empty_list(&self, key: &'static str) -> bool {
+        self.raw(key).and_then(|v| v.get_ref().as_array()).is_some_and(|list| list.is_empty())
+    }
+
     pub fn text(&self, key: &'static str) -> Option<At<String>> {
         let value = self.raw(key)?;
         match value.get_ref() {
@@ -234,12 +239,12 @@ impl<'r, 't, 'v> Table<'r, 't, 'v> {
     pub fn items(&self, key: &'static str, wanted: &str) -> Option<Vec<Item<'r, 't, 'v>>> {
         let value = self.raw(key)?;
         let Some(list) = value.get_ref().as_array() else {
-            let hint = if value.get_ref().is_table() {
-                format!("a list: write [[{}]] with two brackets", self.path(key))
+            if value.get_ref().is_table() {
+                let path = self.path(key);
+                self.fault_of(key, format!("must be a list of tables; write [[{path}]], with two brackets"));
             } else {
-                "a list".to_owned()
-            };
-            self.wrong(key, value, &hint);
+                self.wrong(key, value, &format!("a list, each item {wanted}"));
+            }
             return None;
         };
         let mut out = Vec::new();
@@ -293,7 +298,7 @@ pub enum Item<'r, 't, 'v> {
 }
 
 /// TOML's name of a type in the words of the messages.
-fn article(kind: &str) -> &str {
+pub fn article(kind: &str) -> &str {
     match kind {
         "string" => "a text",
         "integer" => "a whole number",

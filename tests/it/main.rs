@@ -15,6 +15,7 @@
 mod support;
 
 mod bounds;
+mod config;
 mod cut;
 mod faults;
 mod hostile;

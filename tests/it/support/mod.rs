@@ -4,7 +4,7 @@ mod daemon;
 pub mod http;
 mod receiver;
 
-pub use daemon::{Daemon, Home};
+pub use daemon::{Daemon, Home, leadsbotd};
 pub use receiver::{Delivery, Receiver, Reply};
 
 use std::time::{Duration, Instant};
