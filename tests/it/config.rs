@@ -455,3 +455,89 @@ fn toml_blocks(file: &Path) -> Vec<String> {
     }
     blocks
 }
+
+fn manual() -> String {
+    std::fs::read_to_string(in_repository("docs/configuration.md")).expect("the manual")
+}
+
+#[test]
+fn the_expressions_in_the_manual_give_what_it_says() {
+    let manual = manual();
+    let (_, section) = manual.split_once("\n## Expressions\n").unwrap();
+    let event = section.split("```json\n").nth(1).and_then(|s| s.split("```").next()).unwrap();
+    let event = leadsbotd::mapping::Event::parse(event.as_bytes()).unwrap();
+    let mut tried = 0;
+    for row in section.lines().filter_map(|l| l.strip_prefix("| `")) {
+        let (expression, value) = row.split_once("` | `").unwrap();
+        let value: Value = serde_json::from_str(value.trim_end_matches("` |")).unwrap();
+        let given = leadsbotd::mapping::Expr::new("manual", &expression.replace("\\|", "|")).and_then(|e| e.value(&event));
+        assert_eq!(given, Ok(value), "{expression}");
+        tried += 1;
+    }
+    assert!(tried >= 20, "the table of expressions is gone");
+}
+
+/// The rows of the manual's table of one TOML table: cells without their backquotes, the keys first.
+fn manual_rows(manual: &str, table: &str) -> Vec<Vec<String>> {
+    let heading = [format!("\n### `[{table}]`\n"), format!("\n### `[[{table}]]`\n")];
+    let Some((_, section)) = heading.iter().find_map(|h| manual.split_once(h.as_str())) else { return Vec::new() };
+    let section = section.split("\n#").next().unwrap();
+    let rows = section.lines().filter(|l| l.starts_with("| `"));
+    rows.map(|l| l.trim_matches('|').split(" | ").map(|cell| cell.trim().replace('`', "")).collect()).collect()
+}
+
+#[test]
+fn the_manual_has_every_key_with_its_default() {
+    let (manual, live) = (manual(), shown_values(&example()));
+    let mut tables = 0;
+    for (table, keys) in shown_keys(&example_in_use()) {
+        let rows = manual_rows(&manual, &table);
+        tables += usize::from(!rows.is_empty());
+        for key in keys.iter().filter(|_| !rows.is_empty()) {
+            let path = format!("{table}.{key}");
+            let row = rows.iter().find(|row| row[0].split(", ").any(|k| k == key));
+            let elsewhere = !manual_rows(&manual, &path).is_empty();
+            assert!(row.is_some() || elsewhere, "the manual has no {path}");
+            // The live form is one example of a form, not what its keys default to.
+            if let (Some(row), Some(default), false) = (row, live.get(&path), table.starts_with("form")) {
+                assert_eq!(row[2], *default, "the default of {path}");
+            }
+        }
+    }
+    assert!(tables >= 9, "the manual has tables of {tables}");
+}
+
+/// The values that are no tables, as JSON, by their dotted keys.
+fn shown_values(text: &str) -> BTreeMap<String, String> {
+    fn walk(path: &str, table: &toml::Table, out: &mut BTreeMap<String, String>) {
+        for (key, value) in table {
+            let path = format!("{path}.{key}");
+            match value {
+                toml::Value::Table(inner) => walk(&path, inner, out),
+                other => drop(out.insert(path.trim_start_matches('.').to_owned(), serde_json::to_string(other).unwrap())),
+            }
+        }
+    }
+    let mut out = BTreeMap::new();
+    walk("", &text.parse().expect("TOML"), &mut out);
+    out
+}
+
+#[test]
+fn the_ranges_in_the_manual_are_those_of_the_reader() {
+    let manual = manual();
+    let mut ranges = 0;
+    for (table, open) in [("server.limits", "[server.limits]"), ("delivery", "[delivery]"), ("destination", "[[destination]]")] {
+        for row in manual_rows(&manual, table).iter().filter(|row| row[1] == "number") {
+            let (from, to) = row[3].split_once(" to ").unwrap();
+            let beyond = |n: i64| format!("{open}\n{} = {n}\n", row[0]);
+            for n in [from.parse::<i64>().unwrap() - 1, to.parse::<i64>().unwrap() + 1] {
+                let report = report(&Config::parse(&beyond(n)).unwrap_err());
+                let expected = format!("{}: must be from {from} to {to}", row[0]);
+                assert!(report.contains(&expected), "{expected}, not:\n{report}");
+            }
+            ranges += 1;
+        }
+    }
+    assert!(ranges >= 25, "{ranges} ranges");
+}
