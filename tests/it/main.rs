@@ -15,6 +15,7 @@
 mod support;
 
 mod bounds;
+mod cli;
 mod config;
 mod cut;
 mod faults;
