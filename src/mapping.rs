@@ -108,8 +108,21 @@ impl Event {
     /// Reads an event's bytes.
     pub fn parse(body: &[u8]) -> Result<Self, MappingError> {
         serde_json::from_slice::<Json>(body)
-            .map(|json| Event(Value::from(Serde(&json))))
+            .map(|json| Event(value(json)))
             .map_err(|e| MappingError { at: "event".to_owned(), message: format!("the stored event is no JSON: {e}") })
+    }
+}
+
+/// The JSON as the language's own values. `null` becomes undefined, which filters take for empty text; a null of their own they would
+/// write as the word "none".
+fn value(json: Json) -> Value {
+    match json {
+        Json::Null => Value::UNDEFINED,
+        Json::Bool(b) => Value::from(b),
+        Json::String(text) => Value::from(text),
+        Json::Array(list) => list.into_iter().map(value).collect(),
+        Json::Object(map) => Value::from_pairs(map.into_iter().map(|(key, json)| (key, value(json)))),
+        number @ Json::Number(_) => Value::from(Serde(number)),
     }
 }
 
@@ -158,6 +171,9 @@ mod tests {
         assert_eq!(value("data.fields").unwrap(), serde_json::json!({"vip":true}));
         assert_eq!(value("data.no.such.thing").unwrap(), Json::Null);
         assert_eq!(value("data.phone | first_word").unwrap(), Json::Null);
+        assert_eq!(value("data.phone | upper").unwrap(), "");
+        assert_eq!(value("data.phone | default('-')").unwrap(), "-");
+        assert_eq!(value("data").unwrap()["phone"], Json::Null);
         assert_eq!(value("data.name | first_word").unwrap(), "Jane");
         assert_eq!(value("data.name | last_words").unwrap(), "van Dyke");
         assert_eq!(value("'Ms ' ~ data.name").unwrap(), "Ms Jane van Dyke");

@@ -17,7 +17,7 @@ pub use server::{Server, ServerError};
 use crate::delivery::Lanes;
 use crate::intake::Router;
 use crate::lead::Limits;
-use crate::secret::Secret;
+use crate::secret::{Hidden, Secret};
 use crate::store::Store;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -89,7 +89,7 @@ pub struct Source {
     /// `data.source` of its leads.
     pub id: String,
     /// The secret part of its URL.
-    pub token: String,
+    pub token: Hidden,
     /// Pages that may post to it from a browser.
     pub allowed_origins: Vec<String>,
 }

@@ -207,7 +207,7 @@ impl Edge {
                 Some(_) => Refusal::method("GET").json(),
                 None => self.missing_page(live),
             },
-            ["api", "inbound", "w", token, "leads"] => match live.options.sources.iter().find(|s| s.token == *token) {
+            ["api", "inbound", "w", token, "leads"] => match live.options.sources.iter().find(|s| s.token.0 == *token) {
                 Some(source) if method == Method::POST => self.inbound(live, source, visitor, request).await,
                 Some(source) if method == Method::OPTIONS => Self::preflight(source, request.headers()),
                 Some(_) => Refusal::method("POST, OPTIONS").json(),

@@ -181,24 +181,30 @@ fn export(desk: &mut Desk, format: Format, output: Option<&PathBuf>, raw: bool) 
             Box::new(std::io::BufWriter::new(file.map_err(|e| Failure::new(format!("{} cannot be made: {e}", path.display())))?))
         }
     };
-    match format {
+    let written = match format {
         Format::Json => each(desk, |ids, record| {
             serde_json::to_writer(&mut out, &full(ids, &record)).map_err(|e| Failure::new(e.to_string()))?;
             out.write_all(b"\n")?;
             Ok(true)
-        })?,
-        Format::Csv => csv(desk, &mut out, raw)?,
+        }),
+        Format::Csv => csv(desk, &mut out, raw),
+    };
+    let written = written.and_then(|()| Ok(out.flush()?));
+    if let (Err(_), Some(path)) = (&written, output) {
+        // Half an export would pass for a whole one.
+        let _ = std::fs::remove_file(path);
     }
-    out.flush()?;
-    Ok(())
+    written
 }
 
 const COLUMNS: [&str; 11] = ["id", "created_at", "updated_at", "status", "score", "source", "name", "email", "phone", "company", "message"];
 
 fn csv(desk: &mut Desk, out: &mut dyn std::io::Write, raw: bool) -> Result<(), Failure> {
-    // Twice over the leads: a table needs all its columns before its first row.
+    // Twice over the leads: a table needs all its columns before its first row. What is captured in between is left for the next export.
     let mut extra = BTreeSet::new();
+    let mut newest = 0;
     each(desk, |_, record| {
+        newest = newest.max(record.number);
         extra.extend(record.lead.fields.keys().cloned());
         Ok(true)
     })?;
@@ -207,6 +213,9 @@ fn csv(desk: &mut Desk, out: &mut dyn std::io::Write, raw: bool) -> Result<(), F
     let head = COLUMNS.iter().map(|c| (*c).to_owned()).chain(["consent_text".to_owned(), "consent_at".to_owned()]);
     writer.write_record(head.chain(extra.iter().map(|k| format!("fields.{k}")))).map_err(failed)?;
     each(desk, |ids, record| {
+        if record.number > newest {
+            return Ok(true);
+        }
         let lead = full(ids, &record);
         let cell = |value: Option<&Value>| match value {
             None | Some(Value::Null) => String::new(),

@@ -15,6 +15,7 @@ use crate::destination::Spec;
 use crate::event::Device;
 use crate::lead::Limits;
 use crate::retry::Policy;
+use crate::secret::Hidden;
 use read::{At, Report, Table};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -298,7 +299,7 @@ fn sources(root: &Table<'_, '_, '_>) -> Vec<Source> {
         }
         let allowed_origins = table.texts("allowed_origins").unwrap_or_default().into_iter().filter_map(|o| origin(&table, o)).collect();
         if let (Some(id), Some(token)) = (id, token) {
-            out.push(Source { id: id.value, token: token.value, allowed_origins });
+            out.push(Source { id: id.value, token: Hidden(token.value), allowed_origins });
         }
         table.finish();
     }

@@ -416,8 +416,8 @@ fn entry(row: &rusqlite::Row<'_>) -> rusqlite::Result<Entry> {
     })
 }
 
-/// Makes a delivery due now: one that was put off, or a dead letter, which gets its attempts back and its body rendered anew. Held ones
-/// stay held. False when it is in neither place.
+/// Makes a delivery due now: one that was put off, or a dead letter, which gets its attempts back and its body rendered anew. One that was
+/// never attempted is due already; held ones stay held. False when it will not be tried by this.
 pub fn retry(conn: &Connection, dest: i64, event: i64) -> Result<bool, Error> {
     let due = conn.prepare_cached("UPDATE waiting SET due = 0 WHERE dest = ?1 AND event = ?2 AND due <> ?3")?.execute(params![
         dest,
@@ -428,7 +428,8 @@ pub fn retry(conn: &Connection, dest: i64, event: i64) -> Result<bool, Error> {
         return Ok(true);
     }
     if conn.prepare_cached("DELETE FROM dead WHERE dest = ?1 AND event = ?2")?.execute([dest, event])? == 0 {
-        return Ok(false);
+        let mut ready = conn.prepare_cached("SELECT EXISTS (SELECT 1 FROM ready WHERE dest = ?1 AND event = ?2)")?;
+        return Ok(ready.query_row([dest, event], |r| r.get(0))?);
     }
     conn.prepare_cached("DELETE FROM rendered WHERE dest = ?1 AND event = ?2")?.execute([dest, event])?;
     conn.prepare_cached("INSERT INTO waiting (dest, event, due, attempts, age, seen) VALUES (?1, ?2, 0, 0, 0, 0)")?
