@@ -27,8 +27,10 @@ impl Edge {
         if live.options.api_tokens.is_empty() {
             return refused("the configuration has no server.api_tokens, so nobody may use the API");
         }
-        let given = headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok()).and_then(|v| v.strip_prefix("Bearer "));
-        let Some(given) = given else { return refused("send the API token as Authorization: Bearer TOKEN") };
+        let given = headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok()).and_then(|v| v.split_once(' '));
+        let Some((_, given)) = given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) else {
+            return refused("send the API token as Authorization: Bearer TOKEN");
+        };
         match live.options.api_tokens.iter().find(|t| t.secret.matches(given.trim())) {
             Some(token) => Ok(token.name.clone()),
             None => refused("the API token is not known here"),

@@ -27,7 +27,7 @@ impl Kind {
         let value = headers.get(CONTENT_TYPE).ok_or_else(|| unsupported("unsupported_media_type", wanted))?;
         let mime: mime::Mime =
             value.to_str().ok().and_then(|v| v.parse().ok()).ok_or_else(|| unsupported("unsupported_media_type", wanted))?;
-        if mime.get_param(mime::CHARSET).is_some_and(|c| c != mime::UTF_8) {
+        if mime.get_param(mime::CHARSET).is_some_and(|c| c != mime::UTF_8 && c != "utf8") {
             return Err(unsupported("unsupported_charset", "the only charset taken is UTF-8"));
         }
         match (mime.type_().as_str(), mime.subtype().as_str(), mime.suffix().map(|s| s.as_str())) {

@@ -275,7 +275,7 @@ fn wants_json(headers: &HeaderMap) -> bool {
     headers.get(ACCEPT).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("application/json"))
 }
 
-fn wants_html(headers: &HeaderMap) -> bool {
+pub fn wants_html(headers: &HeaderMap) -> bool {
     headers.get(ACCEPT).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("text/html"))
 }
 
@@ -285,10 +285,7 @@ fn allowed_next(live: &Live, headers: &HeaderMap, next: &str) -> Option<String> 
     let base = url::Url::parse(&format!("http://{host}/")).ok()?;
     let target = base.join(next).ok()?;
     if target.origin() == base.origin() {
-        let mut path = target.path().to_owned();
-        if let Some(query) = target.query() {
-            path = format!("{path}?{query}");
-        }
+        let path = target[url::Position::BeforePath..].to_owned();
         // A path that begins with two slashes would be read as another host.
         return (!path.starts_with("//")).then_some(path);
     }

@@ -3,24 +3,30 @@
 use super::answer::{Answer, Refusal};
 use super::limit::Connections;
 use super::pages;
-use super::public::Visitor;
+use super::public::{Visitor, wants_html};
 use super::{Edge, Live};
 use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 /// Header fields in one request.
 const HEADERS_MAX: usize = 100;
+/// For so long a connection that has had its last answer is read from.
+const LINGER: Duration = Duration::from_secs(2);
+/// Connections that are told at once that there are too many.
+const TURNED_AWAY_MAX: usize = 64;
 
 /// A server that cannot be.
 #[derive(Debug)]
@@ -89,6 +95,7 @@ impl Server {
 
 async fn accept(listener: TcpListener, edge: Arc<Edge>, connections: Connections, mut stop: watch::Receiver<bool>) -> JoinSet<()> {
     let mut open = JoinSet::new();
+    let doorway = Arc::new(Semaphore::new(TURNED_AWAY_MAX));
     let mut failures = 0_u32;
     loop {
         let accepted = tokio::select! {
@@ -120,8 +127,14 @@ async fn accept(listener: TcpListener, edge: Arc<Edge>, connections: Connections
                     drop(counted);
                 });
             }
+            // A flood of connections must not become a flood of tasks: beyond some, even the short answer is saved.
             None => {
-                open.spawn(turn_away(stream));
+                if let Ok(permit) = Arc::clone(&doorway).try_acquire_owned() {
+                    open.spawn(async move {
+                        turn_away(stream).await;
+                        drop(permit);
+                    });
+                }
             }
         }
     }
@@ -133,24 +146,23 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|s| *s).await;
 }
 
-/// Too many connections: a short answer without reading a byte.
+/// Too many connections: a short answer, whatever was asked.
 async fn turn_away(mut stream: TcpStream) {
-    const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\nconnection: close\r\n\
-        content-length: 73\r\n\r\n{\"error\":{\"code\":\"busy\",\"message\":\"too many connections; try again soon\"}}";
-    let _ = tokio::time::timeout(Duration::from_secs(1), async {
-        let _ = stream.write_all(ANSWER).await;
-        let _ = stream.shutdown().await;
+    let _ = tokio::time::timeout(LINGER, async {
+        speak(&mut stream, &Refusal::busy("too many connections; try again soon").closing()).await;
+        linger(&mut stream).await;
     })
     .await;
 }
 
 async fn connection(stream: TcpStream, peer: SocketAddr, edge: Arc<Edge>, live: &Live, mut stop: watch::Receiver<bool>) {
     let _ = stream.set_nodelay(true);
+    // Boxed because `poll_without_shutdown` moves it.
     let service = service_fn(move |request| {
         let edge = Arc::clone(&edge);
-        async move { Ok::<_, Infallible>(edge.answer(peer.ip(), request).await) }
+        Box::pin(async move { Ok::<_, Infallible>(edge.answer(peer.ip(), request).await) })
     });
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(live.options.header_timeout)
         .max_buf_size(live.options.header_bytes_max)
@@ -158,17 +170,52 @@ async fn connection(stream: TcpStream, peer: SocketAddr, edge: Arc<Edge>, live: 
         // A client that shuts its side down after the body still gets its lead kept and its answer.
         .half_close(true)
         .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
     let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
+        ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => ended,
         () = stopped(&mut stop) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            std::pin::Pin::new(&mut connection).graceful_shutdown();
+            poll_fn(|cx| connection.poll_without_shutdown(cx)).await
         }
     };
-    if let Err(e) = ended {
+    let parts = connection.into_parts();
+    let mut stream = parts.io.into_inner();
+    if let Err(e) = &ended {
         log::debug!("a connection ended: {e}");
+        // hyper closes such a connection without a word; who was only slow should learn it. An idle connection has sent nothing.
+        if e.is_timeout() && !parts.read_buf.is_empty() {
+            let late = Refusal::new(StatusCode::REQUEST_TIMEOUT, "header_timeout", "the head of the request did not arrive in time");
+            let _ = tokio::time::timeout(LINGER, speak(&mut stream, &late.closing())).await;
+        }
     }
+    tokio::select! {
+        _ = tokio::time::timeout(LINGER, linger(&mut stream)) => {}
+        () = stopped(&mut stop) => {}
+    }
+}
+
+/// Says a refusal where hyper does not speak.
+async fn speak(stream: &mut TcpStream, refusal: &Refusal) {
+    let (head, body) = refusal.json().into_parts();
+    let Ok(body) = body.collect().await;
+    let body = body.to_bytes();
+    let mut text = format!("HTTP/1.1 {}\r\ncontent-length: {}\r\n", head.status, body.len()).into_bytes();
+    for (name, value) in &head.headers {
+        text.extend_from_slice(name.as_str().as_bytes());
+        text.extend_from_slice(b": ");
+        text.extend_from_slice(value.as_bytes());
+        text.extend_from_slice(b"\r\n");
+    }
+    text.extend_from_slice(b"\r\n");
+    text.extend_from_slice(&body);
+    let _ = stream.write_all(&text).await;
+}
+
+/// Ends a connection so that its last answer arrives: closing a socket with unread bytes resets it, and a reset makes the other
+/// side forget what it has not read yet. A person whose message is too long would see a broken connection instead of the reason.
+async fn linger(stream: &mut TcpStream) {
+    let _ = stream.shutdown().await;
+    let mut unread = vec![0; 8 << 10];
+    while stream.read(&mut unread).await.is_ok_and(|n| n > 0) {}
 }
 
 impl Edge {
@@ -186,30 +233,30 @@ impl Edge {
     async fn route(self: &Arc<Self>, live: &Arc<Live>, peer: IpAddr, visitor: Visitor, request: Request<Incoming>) -> Answer {
         let path = request.uri().path().to_owned();
         let parts: Vec<&str> = path.split('/').skip(1).collect();
-        let method = request.method().clone();
+        let (method, headers) = (request.method().clone(), request.headers().clone());
         let get = method == Method::GET || method == Method::HEAD;
         let form = |id: &str| live.options.forms.iter().find(|f| f.id == id);
         match parts.as_slice() {
             [""] if get => match live.options.forms.first() {
                 Some(form) => self.form_page(live, form, request.uri().query()),
-                None => self.missing_page(live),
+                None => self.missing(live, &headers),
             },
             [""] => Refusal::method("GET").json(),
-            ["assets", "page.css"] if get => pages::css(request.headers()),
+            ["assets", "page.css"] if get => pages::css(&headers),
             ["f", id] => match form(id) {
                 Some(form) if get => self.form_page(live, form, request.uri().query()),
                 Some(form) if method == Method::POST => self.form_post(live, form, visitor, request).await,
                 Some(_) => Refusal::method("GET, POST").json(),
-                None => self.missing_page(live),
+                None => self.missing(live, &headers),
             },
             ["f", id, "thanks"] => match form(id) {
                 Some(form) if get => self.pages.thanks(live, form),
                 Some(_) => Refusal::method("GET").json(),
-                None => self.missing_page(live),
+                None => self.missing(live, &headers),
             },
             ["api", "inbound", "w", token, "leads"] => match live.options.sources.iter().find(|s| s.token.0 == *token) {
                 Some(source) if method == Method::POST => self.inbound(live, source, visitor, request).await,
-                Some(source) if method == Method::OPTIONS => Self::preflight(source, request.headers()),
+                Some(source) if method == Method::OPTIONS => Self::preflight(source, &headers),
                 Some(_) => Refusal::method("POST, OPTIONS").json(),
                 None => Refusal::not_found().json(),
             },
@@ -219,12 +266,11 @@ impl Edge {
             },
             ["healthz"] if get => self.health().await.unwrap_or_else(|r| r.json()),
             ["readyz"] if get => {
-                let open = peer.to_canonical().is_loopback() && visitor.ip == peer || Self::authorised(live, request.headers()).is_ok();
+                let open = peer.to_canonical().is_loopback() && visitor.ip == peer || Self::authorised(live, &headers).is_ok();
                 self.ready(open).await.unwrap_or_else(|r| r.json())
             }
             ["healthz" | "readyz"] | ["assets", "page.css"] => Refusal::method("GET").json(),
-            _ if wants_page(request.headers()) => self.missing_page(live),
-            _ => Refusal::not_found().json(),
+            _ => self.missing(live, &headers),
         }
     }
 
@@ -254,7 +300,10 @@ impl Edge {
         }
     }
 
-    fn missing_page(&self, live: &Live) -> Answer {
+    fn missing(&self, live: &Live, headers: &HeaderMap) -> Answer {
+        if !wants_html(headers) {
+            return Refusal::not_found().json();
+        }
         self.pages.message(live, StatusCode::NOT_FOUND, "There is no such page", "Please check the address, or ask the staff.")
     }
 }
@@ -273,8 +322,4 @@ fn client(live: &Live, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         }
     }
     peer
-}
-
-fn wants_page(headers: &HeaderMap) -> bool {
-    headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("text/html"))
 }
