@@ -14,6 +14,7 @@
 
 mod support;
 
+mod bad_http;
 mod bounds;
 mod cli;
 mod config;

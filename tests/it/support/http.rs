@@ -2,7 +2,7 @@
 
 use super::TOKEN;
 use serde_json::Value;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -93,18 +93,40 @@ impl Client {
     }
 }
 
-/// Sends these bytes, shuts the sending side down if asked to, and reads what comes until the other side closes or 30 s have passed.
-pub fn raw(at: SocketAddr, bytes: &[u8], half_close: bool) -> String {
+/// Sends these bytes, shuts the sending side down if asked to, and gives what came back until the other side closed, and whether it
+/// closed in order: a reset can destroy an answer on its way.
+pub fn exchange(at: SocketAddr, bytes: &[u8], half_close: bool) -> (Vec<u8>, bool) {
     let mut stream = TcpStream::connect(at).expect("a connection");
     stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    // The other side may answer and close before all is written.
-    let _ = stream.write_all(bytes);
+    let sent = stream.write_all(bytes);
     if half_close {
         let _ = stream.shutdown(Shutdown::Write);
     }
     let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer);
-    String::from_utf8_lossy(&answer).into_owned()
+    let end = stream.read_to_end(&mut answer);
+    if let Err(e) = &end {
+        assert!(!matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "neither answered nor closed");
+    }
+    (answer, sent.is_ok() && end.is_ok())
+}
+
+/// The first answer in these bytes, and what follows it.
+pub fn parse(bytes: &[u8]) -> Option<(Answer, &[u8])> {
+    let at = bytes.windows(4).position(|w| w == b"\r\n\r\n")?;
+    let head = std::str::from_utf8(&bytes[..at]).expect("a head in ASCII");
+    let mut lines = head.split("\r\n");
+    let status = lines.next()?.strip_prefix("HTTP/1.")?.get(2..5)?.parse().expect("a status");
+    let headers: Vec<(String, String)> =
+        lines.filter_map(|l| l.split_once(':')).map(|(n, v)| (n.to_owned(), v.trim().to_owned())).collect();
+    let length: usize = headers.iter().find(|(n, _)| n.eq_ignore_ascii_case("content-length")).map_or(0, |(_, v)| v.parse().unwrap());
+    let body = &bytes[at + 4..];
+    assert!(body.len() >= length, "the answer was cut off");
+    Some((Answer { status, headers, body: String::from_utf8_lossy(&body[..length]).into_owned() }, &body[length..]))
+}
+
+/// What [`exchange`] read, as text.
+pub fn raw(at: SocketAddr, bytes: &[u8], half_close: bool) -> String {
+    String::from_utf8_lossy(&exchange(at, bytes, half_close).0).into_owned()
 }
 
 /// The status codes of the answers in what [`raw`] read.
