@@ -107,7 +107,7 @@ pub struct Lead {
 }
 
 /// What a request said, sorted into known and other fields; not yet a lead.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Submission {
     /// See [`Lead`].
     pub name: Option<String>,
@@ -151,6 +151,11 @@ const ALIASES: [(&str, &[&str]); 5] = [
     ("message", &["notes", "comment", "description", "body"]),
     ("company", &["organization", "organisation"]),
 ];
+
+/// The known field that comes under this name, its own or another accepted one.
+pub fn known(name: &str) -> Option<&'static str> {
+    ALIASES.iter().find(|(known, aliases)| *known == name || aliases.contains(&name)).map(|(known, _)| *known)
+}
 
 impl Submission {
     /// Reads a JSON object. Duplicate keys, at any depth, are refused: two readers could see two different leads.
@@ -580,24 +585,33 @@ fn single_line(text: &str) -> Option<String> {
 }
 
 /// Loose on purpose: what a mail system would surely refuse is refused, everything else is the receiver's to judge.
-fn check_email(email: Option<&str>) -> Result<(), Fault> {
-    let Some(email) = email else { return Ok(()) };
-    let fits = email.rsplit_once('@').is_some_and(|(local, domain)| {
+pub fn is_email(text: &str) -> bool {
+    let fits = text.rsplit_once('@').is_some_and(|(local, domain)| {
         !local.is_empty() && !domain.is_empty() && !domain.starts_with('.') && !domain.ends_with('.') && !domain.contains("..")
     });
-    if fits && email.len() <= 254 && !email.contains(|c: char| c.is_whitespace() || "<>,;()".contains(c)) {
-        Ok(())
-    } else {
-        Err(Fault::invalid("invalid_email", "email", "this is no e-mail address, such as jane@example.com"))
+    fits && text.len() <= 254 && !text.contains(|c: char| c.is_whitespace() || "<>,;()".contains(c))
+}
+
+/// As loose: people write telephone numbers in many ways.
+pub fn is_phone(text: &str) -> bool {
+    text.chars().filter(|c| c.is_numeric()).count() >= 3 && text.chars().count() <= 40
+}
+
+fn check_email(email: Option<&str>) -> Result<(), Fault> {
+    match email {
+        Some(text) if !is_email(text) => {
+            Err(Fault::invalid("invalid_email", "email", "this is no e-mail address, such as jane@example.com"))
+        }
+        _ => Ok(()),
     }
 }
 
 fn check_phone(phone: Option<&str>) -> Result<(), Fault> {
-    let Some(phone) = phone else { return Ok(()) };
-    if phone.chars().filter(|c| c.is_numeric()).count() >= 3 && phone.chars().count() <= 40 {
-        Ok(())
-    } else {
-        Err(Fault::invalid("invalid_phone", "phone", "this is no telephone number, such as +49 30 123456"))
+    match phone {
+        Some(text) if !is_phone(text) => {
+            Err(Fault::invalid("invalid_phone", "phone", "this is no telephone number, such as +49 30 123456"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -1,7 +1,6 @@
 //! A form: its fields, and what of a submission does not fit them. Pure.
 
-use crate::lead::Submission;
-use serde_json::Value;
+use crate::lead;
 use std::collections::BTreeMap;
 use time::Date;
 use time::macros::format_description;
@@ -128,48 +127,72 @@ impl FieldKind {
     }
 }
 
-/// What is wrong, by field name; `_consent` for the agreement.
+/// The box of the agreement.
+pub const CONSENT: &str = "_consent";
+
+/// What is wrong, by field name; [`CONSENT`] for the agreement.
 pub type Complaints = BTreeMap<String, String>;
 
+/// What was typed, by the name of the field in the form, in the order it came.
+pub type Typed = Vec<(String, Vec<String>)>;
+
 impl Form {
-    /// Checks a submission against the fields. Empty when all is well.
-    pub fn check(&self, submission: &Submission, agreed: bool) -> Complaints {
+    /// Checks what was typed against the fields. Empty when all is well.
+    ///
+    /// It goes by the names of the form, not by those of the lead: a field `tel` has become `phone` there.
+    pub fn check(&self, typed: &Typed, agreed: bool) -> Complaints {
         let mut complaints = Complaints::new();
         for field in &self.fields {
-            let values = values(submission, &field.name);
-            if let Some(message) = field.check(&values) {
+            let values = typed.iter().find(|(name, _)| *name == field.name).map(|(_, values)| values.as_slice()).unwrap_or_default();
+            if let Some(message) = field.check(values) {
                 complaints.insert(field.name.clone(), message);
             }
         }
-        if let Some(consent) = &self.consent
-            && consent.required
-            && !agreed
-        {
-            complaints
-                .insert("_consent".to_owned(), "Please tick the box if you agree; without it we may not keep your details.".to_owned());
+        if self.consent.as_ref().is_some_and(|c| c.required) && !agreed {
+            let message = "Please tick the box if you agree; without it we may not keep your details.";
+            complaints.insert(CONSENT.to_owned(), message.to_owned());
         }
         complaints
+    }
+
+    /// The names complained about, from the top of the page to its end.
+    pub fn complained<'a>(&'a self, complaints: &'a Complaints) -> impl Iterator<Item = &'a str> {
+        self.fields.iter().map(|f| f.name.as_str()).chain(std::iter::once(CONSENT)).filter(|name| complaints.contains_key(*name))
+    }
+
+    /// The field that fills this field of a lead, under its own name or another accepted one.
+    pub fn field_of(&self, known: &str) -> Option<&Field> {
+        self.fields.iter().find(|f| f.name == known).or_else(|| self.fields.iter().find(|f| lead::known(&f.name) == Some(known)))
     }
 }
 
 impl Field {
     fn check(&self, values: &[String]) -> Option<String> {
-        let filled: Vec<&String> = values.iter().filter(|v| !v.is_empty()).collect();
+        let filled: Vec<&str> = values.iter().map(|v| v.trim()).filter(|v| !v.is_empty()).collect();
         if filled.is_empty() {
-            return self.required.then(|| "Please fill this in.".to_owned());
+            let asked = match self.kind {
+                FieldKind::Select | FieldKind::Radio => "Please choose one.",
+                FieldKind::Checkbox if self.options.is_empty() => "Please tick this box.",
+                FieldKind::Checkbox => "Please choose at least one.",
+                _ => "Please fill this in.",
+            };
+            return self.required.then(|| asked.to_owned());
         }
         for value in filled {
             let fits = match self.kind {
-                FieldKind::Select | FieldKind::Radio => self.options.contains(value),
-                FieldKind::Checkbox => self.options.is_empty() || self.options.contains(value),
+                FieldKind::Select | FieldKind::Radio => self.options.iter().any(|o| o.trim() == value),
+                FieldKind::Checkbox => self.options.is_empty() || self.options.iter().any(|o| o.trim() == value),
                 FieldKind::Number => value.parse::<f64>().is_ok_and(f64::is_finite),
                 FieldKind::Date => Date::parse(value, format_description!("[year]-[month]-[day]")).is_ok(),
                 FieldKind::Url => url::Url::parse(value).is_ok_and(|u| matches!(u.scheme(), "http" | "https")),
-                // E-mail and telephone are checked for every lead, whichever way it comes.
-                _ => true,
+                FieldKind::Email => lead::is_email(value),
+                FieldKind::Tel => lead::is_phone(value),
+                FieldKind::Text | FieldKind::Textarea | FieldKind::Hidden => true,
             };
             if !fits {
                 return Some(match self.kind {
+                    FieldKind::Email => "Please enter an e-mail address, such as jane@example.com.".to_owned(),
+                    FieldKind::Tel => "Please enter a telephone number, such as +49 30 123456.".to_owned(),
                     FieldKind::Number => "Please enter a number.".to_owned(),
                     FieldKind::Date => "Please enter a date as YYYY-MM-DD.".to_owned(),
                     FieldKind::Url => "Please enter an address that begins with https://.".to_owned(),
@@ -181,25 +204,5 @@ impl Field {
             }
         }
         None
-    }
-}
-
-/// What a submission says for a field, known or not.
-pub fn values(submission: &Submission, name: &str) -> Vec<String> {
-    let known = match name {
-        "name" => &submission.name,
-        "email" => &submission.email,
-        "phone" => &submission.phone,
-        "company" => &submission.company,
-        "message" => &submission.message,
-        _ => &None,
-    };
-    if let Some(value) = known {
-        return vec![value.clone()];
-    }
-    match submission.fields.get(name) {
-        Some(Value::String(text)) => vec![text.clone()],
-        Some(Value::Array(list)) => list.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect(),
-        _ => Vec::new(),
     }
 }

@@ -1,26 +1,30 @@
 //! The pages people see. Templates are in `pages/`, embedded; all text is escaped by the template engine.
 
 use super::answer::{Answer, with_body};
-use super::form::{Complaints, Form};
+use super::form::{CONSENT, Complaints, FieldKind, Form, Typed};
 use super::{Live, Source};
 use http::header::{CONTENT_SECURITY_POLICY, ETAG, HeaderName, HeaderValue, REFERRER_POLICY};
 use http::{HeaderMap, StatusCode};
 use minijinja::Environment;
 use minijinja::value::{Serde, Value};
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
 /// The style sheet of all pages.
 const CSS: &str = include_str!("pages/page.css");
 
 /// The templates, compiled.
 #[derive(Debug)]
-pub struct Pages(Environment<'static>);
+pub struct Pages {
+    templates: Environment<'static>,
+    css_etag: String,
+}
 
 /// What a form page shows beside the form itself.
 #[derive(Debug, Default)]
 pub struct Shown<'a> {
     /// Values typed so far, by field name.
-    pub values: Vec<(String, Vec<String>)>,
+    pub values: Typed,
     /// What is wrong with them.
     pub complaints: Complaints,
     /// What is wrong otherwise.
@@ -44,6 +48,7 @@ struct FieldView<'a> {
     options: &'a [String],
     pattern: Option<&'a str>,
     autocomplete: Option<&'static str>,
+    complaint: Option<&'a str>,
     value: String,
     values: Vec<String>,
 }
@@ -57,7 +62,7 @@ struct FormView<'a> {
     submit: &'a str,
     fields: Vec<FieldView<'a>>,
     carried: Vec<Pair<'a>>,
-    complaints: &'a Complaints,
+    wrong_fields: Vec<Wrong<'a>>,
     trouble: Option<&'a str>,
     submission_id: &'a str,
     next: Option<&'a str>,
@@ -67,8 +72,17 @@ struct FormView<'a> {
 
 #[derive(Serialize)]
 struct ConsentView<'a> {
+    name: &'static str,
     text: &'a str,
     required: bool,
+    complaint: Option<&'a str>,
+}
+
+/// A field that needs another look, as named at the top of the page.
+#[derive(Serialize)]
+struct Wrong<'a> {
+    name: &'a str,
+    label: &'a str,
 }
 
 #[derive(Serialize)]
@@ -76,6 +90,7 @@ struct MessageView<'a> {
     language: &'a str,
     title: &'a str,
     text: Option<&'a str>,
+    done: bool,
     back: Option<String>,
     back_label: &'a str,
 }
@@ -99,11 +114,14 @@ impl Pages {
                 log::error!("the built-in page {name} is broken: {e}");
             }
         }
-        Self(env)
+        // Of its bytes, so that a new style reaches a phone that has the old one, whatever the version says.
+        let digest = Sha256::digest(CSS.as_bytes());
+        let css_etag = digest.iter().take(8).fold(String::from("\""), |etag, byte| format!("{etag}{byte:02x}")) + "\"";
+        Self { templates: env, css_etag }
     }
 
     fn render(&self, live: &Live, status: StatusCode, name: &str, values: impl Serialize) -> Answer {
-        match self.0.get_template(name).and_then(|t| t.render(Value::from(Serde(values)))) {
+        match self.templates.get_template(name).and_then(|t| t.render(Value::from(Serde(values)))) {
             Ok(html) => page(live, status, html),
             Err(e) => {
                 log::error!("the built-in page {name} cannot be shown: {e}");
@@ -115,6 +133,7 @@ impl Pages {
     /// A form, empty or with what was typed and what is wrong with it.
     pub fn form(&self, live: &Live, status: StatusCode, form: &Form, shown: &Shown<'_>) -> Answer {
         let typed = |name: &str| shown.values.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone()).unwrap_or_default();
+        let complaint = |name: &str| shown.complaints.get(name).map(String::as_str);
         let fields: Vec<FieldView<'_>> = form
             .fields
             .iter()
@@ -127,12 +146,15 @@ impl Pages {
                     required: f.required,
                     options: &f.options,
                     pattern: f.pattern.as_ref().map(|p| p.source()),
-                    autocomplete: autocomplete(&f.name),
+                    autocomplete: autocomplete(&f.name, f.kind),
+                    complaint: complaint(&f.name),
                     value: values.first().cloned().unwrap_or_default(),
                     values,
                 }
             })
             .collect();
+        let label = |name: &str| form.fields.iter().find(|f| f.name == name).map(|f| f.label.as_str());
+        let wrong_fields = form.complained(&shown.complaints).map(|name| Wrong { name, label: label(name).unwrap_or("Your agreement") });
         let view = FormView {
             language: &form.language,
             title: &form.title,
@@ -141,11 +163,16 @@ impl Pages {
             submit: &form.submit,
             fields,
             carried: shown.carried.iter().map(|(name, value)| Pair { name, value }).collect(),
-            complaints: &shown.complaints,
+            wrong_fields: wrong_fields.collect(),
             trouble: shown.trouble,
             submission_id: &shown.submission_id,
             next: shown.next.as_deref(),
-            consent: form.consent.as_ref().map(|c| ConsentView { text: &c.text, required: c.required }),
+            consent: form.consent.as_ref().map(|c| ConsentView {
+                name: CONSENT,
+                text: &c.text,
+                required: c.required,
+                complaint: complaint(CONSENT),
+            }),
             agreed: shown.agreed,
         };
         self.render(live, status, "form.html", &view)
@@ -157,6 +184,7 @@ impl Pages {
             language: &form.language,
             title: &form.thanks,
             text: None,
+            done: true,
             back: Some(format!("/f/{}", form.id)),
             back_label: "Next person",
         };
@@ -165,23 +193,25 @@ impl Pages {
 
     /// A plain message.
     pub fn message(&self, live: &Live, status: StatusCode, title: &str, text: &str) -> Answer {
-        let view = MessageView { language: "en", title, text: Some(text), back: None, back_label: "" };
+        let view = MessageView { language: "en", title, text: Some(text), done: status.is_success(), back: None, back_label: "" };
         self.render(live, status, "message.html", &view)
     }
-}
 
-/// The style sheet, or 304 for who has it already.
-pub fn css(headers: &HeaderMap) -> Answer {
-    let etag = concat!("\"", env!("CARGO_PKG_VERSION"), "-1\"");
-    let known = headers.get(http::header::IF_NONE_MATCH).is_some_and(|v| v == etag);
-    let mut answer = if known {
-        super::answer::empty(StatusCode::NOT_MODIFIED)
-    } else {
-        with_body(StatusCode::OK, "text/css; charset=utf-8", CSS.as_bytes().to_vec())
-    };
-    answer.headers_mut().insert(ETAG, HeaderValue::from_static(etag));
-    answer.headers_mut().insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    answer
+    /// The style sheet, or 304 for who has it already.
+    pub fn css(&self, headers: &HeaderMap) -> Answer {
+        let listed = headers.get_all(http::header::IF_NONE_MATCH).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(','));
+        let known = listed.map(str::trim).any(|tag| tag == "*" || tag.trim_start_matches("W/") == self.css_etag);
+        let mut answer = if known {
+            super::answer::empty(StatusCode::NOT_MODIFIED)
+        } else {
+            with_body(StatusCode::OK, "text/css; charset=utf-8", CSS.as_bytes().to_vec())
+        };
+        if let Ok(etag) = HeaderValue::from_str(&self.css_etag) {
+            answer.headers_mut().insert(ETAG, etag);
+        }
+        answer.headers_mut().insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        answer
+    }
 }
 
 fn page(live: &Live, status: StatusCode, html: String) -> Answer {
@@ -202,17 +232,19 @@ fn page(live: &Live, status: StatusCode, html: String) -> Answer {
 }
 
 /// Browsers fill these in for a person on their own phone.
-fn autocomplete(name: &str) -> Option<&'static str> {
+fn autocomplete(name: &str, kind: FieldKind) -> Option<&'static str> {
     Some(match name {
-        "name" | "full_name" => "name",
+        "name" | "full_name" | "fullName" | "customer_name" | "customerName" => "name",
         "first_name" => "given-name",
         "last_name" => "family-name",
-        "email" => "email",
-        "phone" | "tel" | "mobile" => "tel",
         "company" | "organization" | "organisation" => "organization",
         "city" => "address-level2",
         "zip" | "postcode" | "postal_code" => "postal-code",
         "country" => "country-name",
-        _ => return None,
+        _ => match kind {
+            FieldKind::Email => "email",
+            FieldKind::Tel => "tel",
+            _ => return None,
+        },
     })
 }

@@ -2,16 +2,16 @@
 
 use super::answer::{Answer, Refusal, empty, json_answer};
 use super::body::{self, Kind};
-use super::form::{Complaints, Form};
+use super::form::{CONSENT, Complaints, Form, Typed};
 use super::pages::Shown;
 use super::{Edge, Live, Source};
 use crate::event::Context;
-use crate::lead::{Submission, Trust};
+use crate::lead::{Fault, Submission, Trust};
 use crate::store::{Captured, Done, Error};
 use crate::{id, intake};
 use http::header::{ACCEPT, HeaderName, HeaderValue, LOCATION, ORIGIN, USER_AGENT, VARY};
 use http::{HeaderMap, Request, StatusCode};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Incoming;
 use serde_json::json;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -21,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Of a browser's self-description this much is kept.
 const USER_AGENT_CHARS_MAX: usize = 200;
 const SUBMISSION_KEY_BYTES_MAX: usize = 255;
+/// Pairs of a page's address that travel with its form.
+const CARRIED_MAX: usize = 16;
 
 /// Whose request it is, as far as that is known.
 #[derive(Debug, Clone, Copy)]
@@ -71,10 +73,15 @@ impl Edge {
 
     pub(super) fn form_page(&self, live: &Live, form: &Form, query: Option<&str>) -> Answer {
         let mut shown = Shown { submission_id: fresh_id(), ..Shown::default() };
-        for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()).take(live.options.lead.fields_max) {
+        let limits = &live.options.lead;
+        for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+            // What would be refused with the form is left out of it: the visitor could not take it away again.
+            if name.len() > limits.name_bytes_max || value.len() > limits.value_bytes_max {
+                continue;
+            }
             if name == "_next" {
                 shown.next = Some(value.into_owned());
-            } else if name.starts_with("utm_") && name.len() <= live.options.lead.name_bytes_max {
+            } else if name.starts_with("utm_") && shown.carried.len() < CARRIED_MAX {
                 shown.carried.push((name.into_owned(), value.into_owned()));
             } else if form.fields.iter().any(|f| f.name == name) {
                 shown.values.push((name.into_owned(), vec![value.into_owned()]));
@@ -86,14 +93,7 @@ impl Edge {
     /// `POST /f/{form}`.
     pub(super) async fn form_post(&self, live: &Live, form: &Form, visitor: Visitor, request: Request<Incoming>) -> Answer {
         let (headers, person) = (request.headers().clone(), !wants_json(request.headers()));
-        let refuse = |refusal: Refusal| {
-            if !person {
-                return refusal.json();
-            }
-            let mut answer = self.pages.message(live, refusal.status, "Your details were not taken", &sentence(&refusal.message));
-            refusal.decorate(&mut answer);
-            answer
-        };
+        let refuse = |refusal: Refusal| if person { self.not_taken(live, &refusal) } else { refusal.json() };
         if let Err(refusal) = self.rate(live, visitor) {
             return refuse(refusal);
         }
@@ -112,25 +112,32 @@ impl Edge {
             Ok(bytes) => bytes,
             Err(refusal) => return refuse(refusal),
         };
-        let typed = typed_values(&kind, &bytes, live).await;
-        let agreed = typed.iter().any(|(n, v)| n == "_consent" && v.iter().any(|v| !v.is_empty()));
-        let mut complaints = Complaints::new();
-        let taken = match body::submission(kind, bytes, &live.options.lead, Trust::Public).await {
-            Ok(mut submission) => {
-                submission.fields.shift_remove("_consent");
-                complaints = form.check(&submission, agreed);
-                Some(submission)
-            }
-            // A fault of one field of this form is shown beside it; any other is of the request as a whole.
-            Err(Refusal { field: Some(field), message, .. }) if form.fields.iter().any(|f| f.name == field) => {
-                complaints.insert(field, sentence(&message));
-                None
-            }
+        let limits = &live.options.lead;
+        let pairs = match body::pairs(kind, bytes, limits).await {
+            Ok(pairs) => pairs,
             Err(refusal) => return refuse(refusal),
         };
+        let typed = collect(&pairs, limits.fields_max);
+        let agreed = typed.iter().any(|(n, v)| n == CONSENT && v.iter().any(|v| !v.is_empty()));
+        let mut complaints = form.check(&typed, agreed);
+        let (mut taken, mut trouble) = (None, None);
+        match Submission::from_pairs(pairs, limits, Trust::Public) {
+            Ok(submission) => taken = Some(submission),
+            // A fault of one field of this form is shown beside it, unless the form itself has found one there.
+            Err(Fault { field: Some(known), message, .. }) if form.field_of(&known).is_some() => {
+                let name = form.field_of(&known).map_or(known, |f| f.name.clone());
+                complaints.entry(name).or_insert_with(|| sentence(&message));
+            }
+            // Any other is of the whole. A program is told just that; a person must not have to type everything again.
+            Err(fault) if !person => return Refusal::from(fault).json(),
+            Err(Fault { code: "empty_lead", .. }) => trouble = Some("Please fill in at least one field.".to_owned()),
+            Err(fault) => trouble = Some(sentence(&fault.message)),
+        }
         let Some(mut submission) = taken.filter(|_| complaints.is_empty()) else {
-            return self.form_again(live, form, person, typed, agreed, complaints, None, StatusCode::UNPROCESSABLE_ENTITY);
+            let trouble = trouble.filter(|_| complaints.is_empty());
+            return self.form_again(live, form, person, typed, agreed, complaints, trouble.as_deref(), StatusCode::UNPROCESSABLE_ENTITY);
         };
+        submission.fields.shift_remove(CONSENT);
         if agreed {
             submission.consent = form.consent.as_ref().map(|c| (c.text.clone(), c.version.clone()));
         }
@@ -149,27 +156,35 @@ impl Edge {
         }
     }
 
+    /// A refusal as a page, where there is no form to show it in.
+    fn not_taken(&self, live: &Live, refusal: &Refusal) -> Answer {
+        let mut answer = self.pages.message(live, refusal.status, "Your details were not taken", &sentence(&refusal.message));
+        refusal.decorate(&mut answer);
+        answer
+    }
+
     #[expect(clippy::too_many_arguments, reason = "all that the page shows; it has this one caller")]
     fn form_again(
         &self,
         live: &Live,
         form: &Form,
         person: bool,
-        typed: Vec<(String, Vec<String>)>,
+        typed: Typed,
         agreed: bool,
         complaints: Complaints,
         trouble: Option<&str>,
         status: StatusCode,
     ) -> Answer {
         if !person {
-            let (field, message) = complaints.into_iter().next().unwrap_or_default();
-            return Refusal { field: Some(field), ..Refusal::new(status, "invalid_field", message) }.json();
+            let field = form.complained(&complaints).next().map(str::to_owned);
+            let message = field.as_ref().and_then(|name| complaints.get(name)).cloned().unwrap_or_default();
+            return Refusal { field, ..Refusal::new(status, "invalid_field", message) }.json();
         }
         let first = |name: &str| typed.iter().find(|(n, _)| n == name).and_then(|(_, v)| v.first().cloned());
         let shown = Shown {
             submission_id: first("_submission_id").unwrap_or_else(fresh_id),
             next: first("_next"),
-            carried: typed.iter().filter(|(n, _)| n.starts_with("utm_")).map(|(n, v)| (n.clone(), v.join(","))).collect(),
+            carried: typed.iter().filter(|(n, _)| n.starts_with("utm_")).take(CARRIED_MAX).map(|(n, v)| (n.clone(), v.join(","))).collect(),
             values: typed,
             complaints,
             trouble,
@@ -198,6 +213,7 @@ impl Edge {
                 self.pages.message(live, StatusCode::CREATED, "Thank you", "We have your details.")
             }
             Ok((captured, ..)) => created(&captured),
+            Err(refusal) if wants_html(&headers) => self.not_taken(live, &refusal),
             Err(refusal) => refusal.json(),
         };
         cross_origin(&mut answer, source, &headers);
@@ -251,7 +267,10 @@ fn see_other(to: &str) -> Answer {
     answer
 }
 
-/// `Idempotency-Key`, or the form's hidden `_submission_id`.
+/// `Idempotency-Key`, or the hidden field `_submission_id` together with everything else that was typed.
+///
+/// A browser that goes back to a filled-in page brings the hidden field back too. On a kiosk the next person may type over it:
+/// going by the hidden field alone would thank them and keep nothing.
 fn submission_key(headers: &HeaderMap, submission: &mut Submission) -> Result<Option<String>, Refusal> {
     let bad = || Refusal {
         field: Some("Idempotency-Key".to_owned()),
@@ -261,14 +280,18 @@ fn submission_key(headers: &HeaderMap, submission: &mut Submission) -> Result<Op
             format!("an idempotency key has 1 to {SUBMISSION_KEY_BYTES_MAX} printable ASCII characters"),
         )
     };
-    let key = match headers.get("idempotency-key") {
-        Some(value) => Some(value.to_str().map_err(|_| bad())?.to_owned()),
-        None => submission.submission_id.take(),
-    };
-    match key {
-        Some(key) if key.is_empty() || key.len() > SUBMISSION_KEY_BYTES_MAX => Err(bad()),
-        key => Ok(key),
+    let fits = |key: &str| (1..=SUBMISSION_KEY_BYTES_MAX).contains(&key.len());
+    if let Some(value) = headers.get("idempotency-key") {
+        let key = value.to_str().ok().filter(|key| fits(key)).ok_or_else(bad)?;
+        return Ok(Some(key.to_owned()));
     }
+    let Some(key) = submission.submission_id.take() else { return Ok(None) };
+    if !fits(&key) {
+        return Err(bad());
+    }
+    // All of it is text and lists of text; that it could not be written down cannot happen, and would only cost the distinction.
+    let content = serde_json::to_string(submission).unwrap_or_default();
+    Ok(Some(format!("{key}\0{content}")))
 }
 
 fn wants_json(headers: &HeaderMap) -> bool {
@@ -304,17 +327,15 @@ fn cross_origin(answer: &mut Answer, source: &Source, headers: &HeaderMap) {
     }
 }
 
-/// What was typed, to be shown again; empty when the body cannot be read at all.
-async fn typed_values(kind: &Kind, bytes: &Bytes, live: &Live) -> Vec<(String, Vec<String>)> {
-    body::pairs(kind.clone(), bytes.clone(), &live.options.lead).await.map(collect).unwrap_or_default()
-}
-
-fn collect(pairs: Vec<(String, String)>) -> Vec<(String, Vec<String>)> {
-    let mut out: Vec<(String, Vec<String>)> = Vec::new();
+/// What was typed, by name. More names than a lead may have are not looked at: they are refused, and each costs a search.
+fn collect(pairs: &[(String, String)], names_max: usize) -> Typed {
+    let mut out = Typed::new();
     for (name, value) in pairs {
-        match out.iter_mut().find(|(n, _)| *n == name) {
-            Some((_, list)) => list.push(value),
-            None => out.push((name, vec![value])),
+        let room = out.len() < names_max;
+        match out.iter_mut().find(|(n, _)| n == name) {
+            Some((_, list)) => list.push(value.clone()),
+            None if !room => {}
+            None => out.push((name.clone(), vec![value.clone()])),
         }
     }
     out

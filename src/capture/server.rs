@@ -2,7 +2,6 @@
 
 use super::answer::{Answer, Refusal};
 use super::limit::Connections;
-use super::pages;
 use super::public::{Visitor, wants_html};
 use super::{Edge, Live};
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -222,12 +221,8 @@ impl Edge {
     async fn answer(self: Arc<Self>, peer: IpAddr, request: Request<Incoming>) -> Answer {
         let live = self.live();
         let visitor = Visitor { ip: client(&live, peer, request.headers()) };
-        let head = request.method() == Method::HEAD;
-        let mut answer = self.route(&live, peer, visitor, request).await;
-        if head {
-            *answer.body_mut() = http_body_util::Full::default();
-        }
-        answer
+        // The body of an answer to HEAD is left out by hyper, which knows its length from it.
+        self.route(&live, peer, visitor, request).await
     }
 
     async fn route(self: &Arc<Self>, live: &Arc<Live>, peer: IpAddr, visitor: Visitor, request: Request<Incoming>) -> Answer {
@@ -242,7 +237,7 @@ impl Edge {
                 None => self.missing(live, &headers),
             },
             [""] => Refusal::method("GET").json(),
-            ["assets", "page.css"] if get => pages::css(&headers),
+            ["assets", "page.css"] if get => self.pages.css(&headers),
             ["f", id] => match form(id) {
                 Some(form) if get => self.form_page(live, form, request.uri().query()),
                 Some(form) if method == Method::POST => self.form_post(live, form, visitor, request).await,
