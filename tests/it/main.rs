@@ -22,6 +22,7 @@ mod cut;
 mod faults;
 mod hostile;
 mod outage;
+mod pages;
 mod power;
 mod spine;
 mod tls;
