@@ -2,24 +2,28 @@
 //!
 //! An answer from here that something is kept means it was fsynced. Nothing outside this folder knows SQL.
 
+mod desk;
 mod destinations;
 mod error;
 mod leads;
 mod queue;
 mod schema;
+mod view;
 mod writer;
 
+pub use desk::Desk;
 pub use destinations::Row as Destination;
 pub use error::Error;
 pub use leads::{Logged, Record, SUBMISSIONS_REMEMBERED};
 pub use queue::{Counts, End, Entry, Job, Letter, Outcome};
 pub use schema::VERSION;
+pub use view::View;
 
 use crate::event::{Draft, Kind};
 use crate::id::{IdKey, Seed};
 use crate::lead::{Fault, Lead};
-use crate::time::{Clock, Tick, Timeline, Wall};
-use rusqlite::{Connection, TransactionBehavior};
+use crate::time::{Clock, Timeline, Wall};
+use rusqlite::Connection;
 use std::collections::{HashMap, VecDeque};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -452,149 +456,6 @@ impl Store {
             std::thread::sleep(Duration::from_millis(5));
         }
         false
-    }
-}
-
-/// The database as it is at one moment.
-#[derive(Debug)]
-pub struct View<'c>(&'c Connection);
-
-impl View<'_> {
-    /// See [`Job`]: never attempted, after event `after`.
-    pub fn claim_ready(&self, dest: i64, after: i64, limit: usize) -> Result<Vec<Job>, Error> {
-        queue::claim_ready(self.0, dest, after, limit)
-    }
-
-    /// See [`Job`]: put off and due by `now`.
-    pub fn claim_waiting(&self, dest: i64, now: Tick, limit: usize) -> Result<Vec<Job>, Error> {
-        queue::claim_waiting(self.0, dest, now, limit)
-    }
-
-    /// When the next one that was put off is due.
-    pub fn next_due(&self, dest: i64, after: Tick) -> Result<Option<Tick>, Error> {
-        queue::next_due(self.0, dest, after)
-    }
-
-    /// How much there is to do.
-    pub fn counts(&self, dest: i64) -> Result<Counts, Error> {
-        queue::counts(self.0, dest)
-    }
-
-    /// When the oldest unfinished event was made.
-    pub fn oldest(&self, dest: i64) -> Result<Option<Wall>, Error> {
-        queue::oldest(self.0, dest)
-    }
-
-    /// Unfinished and dead deliveries of a destination.
-    pub fn deliveries(&self, dest: i64, state: Option<&str>, after: i64, limit: i64) -> Result<Vec<Entry>, Error> {
-        queue::list(self.0, dest, state, after, limit)
-    }
-
-    /// All deliveries of an event.
-    pub fn deliveries_of(&self, event: i64) -> Result<Vec<Entry>, Error> {
-        let destinations: Vec<i64> = self.destinations()?.iter().map(|d| d.dest).collect();
-        queue::of_event(self.0, event, &destinations)
-    }
-
-    /// The lead with this public id.
-    pub fn lead(&self, ids: &IdKey, public: &str) -> Result<Option<Record>, Error> {
-        leads::by_id(self.0, ids, public)
-    }
-
-    /// Leads before number `before`, newest first.
-    pub fn leads(&self, before: i64, limit: i64) -> Result<Vec<Record>, Error> {
-        leads::page(self.0, before, limit)
-    }
-
-    /// A lead's events.
-    pub fn events_of(&self, ids: &IdKey, number: i64) -> Result<Vec<Logged>, Error> {
-        leads::events_of(self.0, ids, number)
-    }
-
-    /// The number of the event with this public id.
-    pub fn event_number(&self, ids: &IdKey, public: &str) -> Result<Option<i64>, Error> {
-        leads::event_number(self.0, ids, public)
-    }
-
-    /// All destinations ever configured.
-    pub fn destinations(&self) -> Result<Vec<Destination>, Error> {
-        destinations::all(self.0)
-    }
-
-    /// The one with this number.
-    pub fn destination(&self, dest: i64) -> Result<Option<Destination>, Error> {
-        destinations::numbered(self.0, dest)
-    }
-}
-
-/// The database from a command's side: beside a running daemon or without one. Never makes or migrates the file.
-#[derive(Debug)]
-pub struct Desk {
-    conn: Connection,
-    ids: IdKey,
-}
-
-/// Rows a command changes in one transaction, so that captures never wait long for it.
-const DESK_BATCH: usize = 200;
-
-impl Desk {
-    /// Opens the database at `path`.
-    pub fn open(path: &Path) -> Result<Self, Error> {
-        let conn = schema::connect(path, schema::Purpose::Command)?;
-        let ids = IdKey::new(schema::id_key(&conn)?);
-        Ok(Self { conn, ids })
-    }
-
-    /// What makes and reads ids.
-    pub fn ids(&self) -> &IdKey {
-        &self.ids
-    }
-
-    /// Reads.
-    pub fn read<T>(&mut self, f: impl FnOnce(&View<'_>) -> Result<T, Error>) -> Result<T, Error> {
-        let tx = self.conn.transaction()?;
-        f(&View(&tx))
-    }
-
-    /// SQLite's check of the whole file.
-    pub fn check(&self) -> Result<(), Error> {
-        schema::quick_check(&self.conn)
-    }
-
-    /// Pauses or resumes a destination.
-    pub fn set_paused(&mut self, dest: i64, paused: bool) -> Result<(), Error> {
-        let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        destinations::set_paused(&tx, dest, paused)?;
-        Ok(tx.commit()?)
-    }
-
-    /// Makes deliveries of one destination due now and asks its lane to try; returns how many there were.
-    pub fn retry(&mut self, dest: i64, events: &[i64]) -> Result<usize, Error> {
-        let mut count = 0;
-        for chunk in events.chunks(DESK_BATCH) {
-            let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            for event in chunk {
-                count += usize::from(queue::retry(&tx, dest, *event)?);
-            }
-            tx.commit()?;
-        }
-        let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        destinations::nudge(&tx, dest)?;
-        tx.commit()?;
-        Ok(count)
-    }
-
-    /// Drops deliveries of one destination; returns how many there were.
-    pub fn drop_deliveries(&mut self, dest: i64, events: &[i64], at: Wall) -> Result<usize, Error> {
-        let mut count = 0;
-        for chunk in events.chunks(DESK_BATCH) {
-            let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            for event in chunk {
-                count += usize::from(queue::drop_one(&tx, dest, *event, at)?);
-            }
-            tx.commit()?;
-        }
-        Ok(count)
     }
 }
 
