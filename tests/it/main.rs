@@ -1,5 +1,4 @@
 //! Every test that drives the real binary, or real parts over a real disk and real sockets. Modules by capability.
-
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
