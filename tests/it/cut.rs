@@ -6,7 +6,8 @@
 //! there. The seed of a state that fails is printed.
 
 use crate::support::http::Client;
-use crate::support::{Daemon, Home, Receiver, SECRET, eventually, peer};
+use crate::support::peers::peer;
+use crate::support::{Daemon, Home, Receiver, SECRET, eventually};
 use leadsbotd::delivery::{Assignment, Lane, Step, Transport};
 use leadsbotd::destination::{Answer, Body, Request, Response, Spec, Timeouts};
 use leadsbotd::retry::Policy;
@@ -321,7 +322,7 @@ fn trial(recording: &Recording, moment: usize, seed: u64, ignore_syncs: bool) ->
 
 #[test]
 fn after_a_cut_at_any_moment_every_acknowledged_lead_is_there_and_arrives() {
-    if !peer("strace", "apt-get install strace") {
+    if peer("strace", "apt-get install strace").is_none() {
         return;
     }
     let recording = record();
@@ -355,7 +356,7 @@ fn after_a_cut_at_any_moment_every_acknowledged_lead_is_there_and_arrives() {
 
 #[test]
 fn the_cut_test_sees_a_disk_that_is_not_synced() {
-    if !peer("strace", "apt-get install strace") {
+    if peer("strace", "apt-get install strace").is_none() {
         return;
     }
     let recording = record();

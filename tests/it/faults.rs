@@ -1,12 +1,13 @@
 //! A disk that fails at the n-th call, for n = 1, 2, … until a run survives; and a daemon that is killed there. strace makes the faults.
 
 use crate::support::http::{Answer, Client};
-use crate::support::{Daemon, Home, Receiver, eventually, peer};
+use crate::support::peers::peer;
+use crate::support::{Daemon, Home, Receiver, eventually};
 use serde_json::json;
 use std::collections::BTreeSet;
 
 fn strace() -> bool {
-    peer("strace", "apt-get install strace")
+    peer("strace", "apt-get install strace").is_some()
 }
 
 /// Sends leads one after the other; gives what was answered.

@@ -24,4 +24,5 @@ mod outage;
 mod pages;
 mod power;
 mod spine;
+mod systemd;
 mod tls;

@@ -87,7 +87,13 @@ impl Daemon {
     /// Starts `serve` and waits until it says where it listens.
     #[track_caller]
     pub fn start(home: &Home) -> Self {
-        match Self::try_start(home, leadsbotd()) {
+        Self::start_with(home, leadsbotd())
+    }
+
+    /// The same with a command that already has an environment, or another program in front of ours.
+    #[track_caller]
+    pub fn start_with(home: &Home, command: Command) -> Self {
+        match Self::try_start(home, command) {
             Ok(daemon) => daemon,
             Err(log) => panic!("the daemon did not start:\n{log}"),
         }
