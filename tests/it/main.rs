@@ -22,6 +22,7 @@ mod faults;
 mod hostile;
 mod outage;
 mod pages;
+mod peers;
 mod power;
 mod spine;
 mod systemd;
