@@ -21,6 +21,7 @@ mod cut;
 mod faults;
 mod hostile;
 mod outage;
+mod packaging;
 mod pages;
 mod peers;
 mod power;
