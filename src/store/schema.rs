@@ -34,6 +34,7 @@ pub fn connect(path: &Path, purpose: Purpose) -> Result<Connection, Error> {
     let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
     if purpose == Purpose::Writer {
         flags |= OpenFlags::SQLITE_OPEN_CREATE;
+        make_private(path);
     } else if !path.exists() {
         return Err(failed("there is no such file; start the daemon once, or name another configuration with --config".to_owned()));
     }
@@ -78,6 +79,13 @@ pub fn connect(path: &Path, purpose: Purpose) -> Result<Connection, Error> {
         }
     }
     Ok(conn)
+}
+
+/// Makes a new file readable for its owner alone, whatever the umask: it will hold people's details. SQLite gives its WAL the same mode.
+/// What goes wrong here goes wrong again when SQLite opens the file, which then says it.
+fn make_private(path: &Path) {
+    use std::os::unix::fs::OpenOptionsExt;
+    drop(std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path));
 }
 
 fn identity(conn: &Connection) -> Result<(i64, i64), Error> {
@@ -160,4 +168,22 @@ fn set_meta<T: rusqlite::ToSql>(conn: &Connection, key: &str, value: &T) -> Resu
         rusqlite::params![key, value],
     )?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_new_database_and_its_wal_are_readable_for_their_owner_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut conn = connect(&dir.path().join("leads.db"), Purpose::Writer).unwrap();
+        migrate(&mut conn, dir.path()).unwrap();
+        let found: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap()).collect();
+        assert!(found.len() >= 2);
+        for file in found {
+            assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", file.file_name());
+        }
+    }
 }
