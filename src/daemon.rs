@@ -66,7 +66,7 @@ impl From<std::io::Error> for DaemonError {
     }
 }
 
-/// A daemon that takes leads. Dropping it without [`Daemon::stop`] is like a power cut.
+/// A daemon that takes leads. To be ended with [`Daemon::stop`].
 #[derive(Debug)]
 pub struct Daemon {
     runtime: Runtime,
@@ -130,7 +130,7 @@ fn assign(config: &Config, store: &Store, lanes: &Lanes) -> Result<Live, DaemonE
     let mut assignments = Vec::new();
     let mut routed = Vec::new();
     for (dest, d) in numbers.into_iter().zip(&config.destinations) {
-        let transport = Http::new(&d.spec.timeouts, &d.network, d.allow_http)
+        let transport = Http::new(&d.spec.url, &d.spec.timeouts, &d.network, d.allow_http)
             .map_err(|e| DaemonError::Destination(format!("destination {}: {e}", d.spec.name)))?;
         routed.push((dest, Arc::clone(&d.spec)));
         assignments.push(Assignment { dest, spec: Arc::clone(&d.spec), policy: d.policy.clone(), transport: Arc::new(transport) });
@@ -218,10 +218,15 @@ fn reload(daemon: &Daemon, started: &Config, path: &Path) {
             if config.storage_path != started.storage_path {
                 log::warn!("storage.path has changed; the new file takes effect at the next start");
             }
-            log::set_max_level(config.log_level);
+            for warning in &config.warnings {
+                log::warn!("{warning}");
+            }
             match daemon.reload(&config) {
-                Ok(()) => log::info!("the configuration was read again: {} destinations", config.destinations.len()),
-                Err(e) => log::error!("the configuration was not read again, the old one stays in force: {e}"),
+                Ok(()) => {
+                    log::set_max_level(config.log_level);
+                    log::info!("the configuration was read again: {} destinations", config.destinations.len());
+                }
+                Err(e) => log::error!("the configuration could not be put in force as a whole; correct what is said and reload again: {e}"),
             }
         }
     }

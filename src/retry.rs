@@ -200,7 +200,7 @@ impl Lane {
             self.probe_ends();
         }
         match verdict.class {
-            Class::Delivered => (Fate::Done, self.well()),
+            Class::Delivered => (Fate::Done, self.well_unless_told_to_wait(was_probe)),
             Class::Rejected => {
                 // The receiver took the trouble to read and refuse it: the lane is well.
                 let change = self.well();
@@ -223,6 +223,14 @@ impl Lane {
                 (self.counted(tried, u32::MAX, now, chance), change)
             }
         }
+    }
+
+    /// An answer to an attempt that was under way when the receiver asked to wait does not shorten the wait.
+    fn well_unless_told_to_wait(&mut self, was_probe: bool) -> Option<Change> {
+        if !was_probe && matches!(self.state, State::Held { why: Hold::Throttled, .. }) {
+            return None;
+        }
+        self.well()
     }
 
     fn well(&mut self) -> Option<Change> {
@@ -256,7 +264,7 @@ impl Lane {
         };
         // What a receiver asks for is kept in full, with a little on top so that many kiosks do not come back in the same moment.
         let pause = match wait {
-            Some(asked) => asked.min(self.policy.wait_max) + first.mul_f64(chance / 4.0),
+            Some(asked) => (asked.min(self.policy.wait_max) + first.mul_f64(chance / 4.0)).max(half_jitter(first, max, probes, chance)),
             None => half_jitter(first, max, probes, chance),
         };
         let probing = matches!(self.state, State::Held { probing: true, .. }) && !was_probe;

@@ -30,7 +30,7 @@ pub enum SecretError {
     TooShort(usize),
     /// More than [`BYTES_MAX`] bytes.
     TooLong(usize),
-    /// Begins with `whsec_` but the rest is not base64.
+    /// Begins with `whsec_` but the rest is not base64 of at least [`BYTES_MIN`] bytes.
     BadWhsec,
     /// Holds a control character, often a stray line end.
     Control,
@@ -43,9 +43,9 @@ impl fmt::Display for SecretError {
                 write!(f, "the secret has {n} bytes; it needs at least {BYTES_MIN} (make one with: leadsbotd secret new)")
             }
             SecretError::TooLong(n) => write!(f, "the secret has {n} bytes; at most {BYTES_MAX} are taken (is it the right file?)"),
-            SecretError::BadWhsec => {
-                f.write_str("the secret begins with whsec_ but what follows is not base64 (make one with: leadsbotd secret new)")
-            }
+            SecretError::BadWhsec => f.write_str(
+                "the secret begins with whsec_ but what follows is not base64 of 16 bytes or more (make one with: leadsbotd secret new)",
+            ),
             SecretError::Control => f.write_str("the secret holds a control character (a line end inside it?)"),
         }
     }
@@ -66,7 +66,7 @@ impl Secret {
             return Err(SecretError::Control);
         }
         let standard_key = match text.strip_prefix("whsec_") {
-            Some(rest) => STANDARD.decode(rest).map_err(|_| SecretError::BadWhsec)?,
+            Some(rest) => STANDARD.decode(rest).ok().filter(|key| key.len() >= BYTES_MIN).ok_or(SecretError::BadWhsec)?,
             None => text.as_bytes().to_vec(),
         };
         Ok(Self { text: text.to_owned(), standard_key })

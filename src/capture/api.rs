@@ -143,6 +143,9 @@ impl Edge {
     pub(super) async fn health(self: &Arc<Self>) -> Result<Answer, Refusal> {
         let edge = Arc::clone(self);
         let (store, lanes) = blocking(move || (edge.store.ping(Duration::from_secs(5)), edge.lanes.alive())).await?;
+        if self.store.failing() {
+            return Err(Error::Disk(String::new()).into());
+        }
         match (store, lanes) {
             (Ok(()), true) => Ok(json_answer(StatusCode::OK, &json!({ "status": "ok" }))),
             (Ok(()), false) => {

@@ -99,7 +99,11 @@ async fn multipart(bytes: Bytes, boundary: &str, limits: &Limits) -> Result<Vec<
     let mut pairs = Vec::new();
     while let Some(part) = parts.next_field().await.map_err(|_| bad("the body is no well-formed multipart/form-data"))? {
         if pairs.len() > limits.fields_max {
-            break;
+            return Err(Refusal::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "too_many_fields",
+                format!("more than {} fields", limits.fields_max),
+            ));
         }
         let name = part.name().map(str::to_owned).ok_or_else(|| bad("a part has no name"))?;
         let file = part.file_name().map(|f| !f.is_empty());

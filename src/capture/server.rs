@@ -20,6 +20,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+/// Connections the kernel may hold until they are accepted.
+const BACKLOG: i32 = 1024;
+/// How long an answer may lie unread.
+const UNREAD_MS_MAX: u32 = 30_000;
+
 /// Header fields in one request.
 const HEADERS_MAX: usize = 100;
 /// For so long a connection that has had its last answer is read from.
@@ -62,7 +67,7 @@ impl Server {
                 };
                 ServerError(format!("cannot listen at {address}: {e}{hint}"))
             };
-            let listener = TcpListener::bind(address).await.map_err(failed)?;
+            let listener = listen(*address).map_err(failed)?;
             bound.push(listener.local_addr().map_err(failed)?);
             listeners.push(listener);
         }
@@ -118,7 +123,10 @@ async fn accept(listener: TcpListener, edge: Arc<Edge>, connections: Connections
             }
         };
         let live = edge.live();
-        match connections.enter(peer.ip(), live.options.connections_max, live.options.connections_per_address_max) {
+        // All visitors behind a trusted proxy have its address.
+        let proxied = live.options.trusted_proxies.contains(&peer.ip().to_canonical());
+        let per_address = if proxied { live.options.connections_max } else { live.options.connections_per_address_max };
+        match connections.enter(peer.ip(), live.options.connections_max, per_address) {
             Some(counted) => {
                 let (edge, stop) = (Arc::clone(&edge), stop.clone());
                 open.spawn(async move {
@@ -154,8 +162,24 @@ async fn turn_away(mut stream: TcpStream) {
     .await;
 }
 
+/// A listening socket. On IPv6 it takes IPv6 only, so that `0.0.0.0` and `[::]` can be had side by side.
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
+    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    bind(&socket, &address)?;
+    listen(&socket, BACKLOG)?;
+    TcpListener::from_std(std::net::TcpListener::from(socket))
+}
+
 async fn connection(stream: TcpStream, peer: SocketAddr, edge: Arc<Edge>, live: &Live, mut stop: watch::Receiver<bool>) {
     let _ = stream.set_nodelay(true);
+    // Who asks and does not read the answers must not hold the connection for ever; the kernel ends it, a closed window included.
+    let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, UNREAD_MS_MAX);
     // Boxed because `poll_without_shutdown` moves it.
     let service = service_fn(move |request| {
         let edge = Arc::clone(&edge);
@@ -261,7 +285,9 @@ impl Edge {
             },
             ["healthz"] if get => self.health().await.unwrap_or_else(|r| r.json()),
             ["readyz"] if get => {
-                let open = peer.to_canonical().is_loopback() && visitor.ip == peer || Self::authorised(live, &headers).is_ok();
+                // A proxy on this machine makes everybody look local.
+                let forwarded = ["x-forwarded-for", "forwarded"].iter().any(|name| headers.contains_key(*name));
+                let open = peer.to_canonical().is_loopback() && !forwarded || Self::authorised(live, &headers).is_ok();
                 self.ready(open).await.unwrap_or_else(|r| r.json())
             }
             ["healthz" | "readyz"] | ["assets", "page.css"] => Refusal::method("GET").json(),
@@ -278,7 +304,7 @@ impl Edge {
         request: Request<Incoming>,
     ) -> Result<Answer, Refusal> {
         if let Err(refusal) = Self::authorised(live, request.headers()) {
-            // Guessing tokens is slowed like posting is.
+            // Those who guess are told less often what they got.
             self.rate(live, visitor)?;
             return Err(refusal);
         }
@@ -309,11 +335,14 @@ fn client(live: &Live, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         return peer;
     }
     let forwarded = headers.get_all("x-forwarded-for").iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(','));
-    let mut hops: Vec<IpAddr> = forwarded.filter_map(|hop| hop.trim().parse().ok()).collect();
-    // The last address that is not one of our proxies is the visitor's; what stands before it anybody can have written.
-    while let Some(hop) = hops.pop() {
-        if !live.options.trusted_proxies.contains(&hop) {
-            return hop;
+    let hops: Vec<&str> = forwarded.collect();
+    // The last address that is not one of our proxies is the visitor's; what stands before it anybody can have written. What cannot be
+    // read ends the search: behind it nothing is known.
+    for hop in hops.iter().rev() {
+        match hop.trim().parse::<IpAddr>().map(|ip| ip.to_canonical()) {
+            Ok(ip) if live.options.trusted_proxies.contains(&ip) => {}
+            Ok(ip) => return ip,
+            Err(_) => break,
         }
     }
     peer

@@ -117,7 +117,7 @@ fn submit(at: SocketAddr) -> Result<String, Failure> {
         .append_pair("_submission_id", &format!("{:016x}", fastrand::u64(..)))
         .finish();
     let timeouts = Timeouts { connect: Duration::from_secs(5), total: Duration::from_secs(20) };
-    let http = Http::new(&timeouts, &Network::default(), false).map_err(failed)?;
+    let http = Http::new(&url, &timeouts, &Network::default(), false).map_err(failed)?;
     let headers = [("Content-Type", "application/x-www-form-urlencoded"), ("Accept", "application/json"), ("User-Agent", "leadsbotd demo")];
     let request = Request { headers: headers.map(|(n, v)| (n.to_owned(), v.to_owned())).to_vec(), body: body.into_bytes() };
     match http.send(&url, &request) {

@@ -157,7 +157,10 @@ fn show(cli: &Cli, desk: &mut Desk, id: &str) -> Result<(), Failure> {
         say_json(&lead);
         return Ok(());
     }
-    say(&serde_json::to_string_pretty(&lead).unwrap_or_default());
+    // JSON escapes only some of the characters that move a terminal's cursor.
+    for line in serde_json::to_string_pretty(&lead).unwrap_or_default().lines() {
+        say(&plain(line));
+    }
     for (event, deliveries) in &events {
         say(&format!("{} {} {}", event.at.rfc3339(), event.kind, event.id));
         if deliveries.is_empty() {

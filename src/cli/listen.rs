@@ -98,5 +98,5 @@ pub fn indent(body: &[u8]) -> String {
         Ok(value) => serde_json::to_string_pretty(&value).unwrap_or_default(),
         Err(_) => plain(&String::from_utf8_lossy(body)),
     };
-    text.lines().map(|l| format!("  {l}")).collect::<Vec<_>>().join("\n")
+    text.lines().map(|l| format!("  {}", plain(l))).collect::<Vec<_>>().join("\n")
 }

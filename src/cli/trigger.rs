@@ -51,7 +51,7 @@ pub fn run(cli: &Cli, options: &Options) -> Result<(), Failure> {
     };
     let identity = webhook::Identity { event_id: &event_id, kind: options.event.name() };
     let request = webhook::request(spec, identity, body, 1, now);
-    let transport = Http::new(&spec.timeouts, &destination.network, destination.allow_http).map_err(Failure::new)?;
+    let transport = Http::new(&spec.url, &spec.timeouts, &destination.network, destination.allow_http).map_err(Failure::new)?;
     let answer = transport.send(&spec.url, &request);
     let verdict = judge(&spec.url, &answer, true, SystemTime::now());
     let secret_headers: Vec<&str> = spec.headers.iter().map(|(n, _)| n.as_str()).collect();

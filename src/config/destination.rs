@@ -2,7 +2,7 @@
 
 use super::read::{At, Report, Table};
 use super::{Destination, SLUG, is_slug, secrets};
-use crate::delivery::{Http, Network, certificates, is_local};
+use crate::delivery::{Network, certificates, is_local, proxy_is_usable};
 use crate::destination::{Body, Spec, Timeouts};
 use crate::event::{Context, Draft, Kind, sample_detail, sample_lead};
 use crate::mapping::{Event, Expr, Shape};
@@ -70,9 +70,8 @@ fn delivery(table: &Table<'_, '_, '_>) -> Shared {
     let mut network = Network::default();
     if let Some(proxy) = table.name("proxy") {
         let usable = Url::parse(&proxy.value).is_ok_and(|url| url.scheme() == "http" && matches!(url.path(), "" | "/"));
-        let alone = Network { proxy: Some(Hidden(proxy.value.clone())), roots: None };
-        if usable && Http::new(&Timeouts { connect, total }, &alone, false).is_ok() {
-            network.proxy = alone.proxy;
+        if usable && proxy_is_usable(&proxy.value) {
+            network.proxy = Some(Hidden(proxy.value));
         } else {
             table.fault_at(&proxy, "must be the address of an http proxy, as in http://192.168.1.2:3128");
         }

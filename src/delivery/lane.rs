@@ -81,8 +81,13 @@ struct Inner {
     busy: HashSet<i64>,
     // Deliveries that got the lane blocked, and how often.
     suspects: HashMap<i64, u32>,
-    // Suspects since proven to be their own trouble: another delivery got through.
-    convicted: HashSet<i64>,
+    // Suspects of the last blocked time: if one of them is refused again while others get through, the trouble is its own.
+    doubtful: HashSet<i64>,
+    // Their mapped body is on its way to the disk; once it is there they are read again.
+    unmoved: HashSet<i64>,
+    // Counts the operator's changes: what was claimed before one may be gone.
+    changes: u64,
+    unreadable: u32,
     paused: bool,
     nudge: Option<i64>,
     told: (&'static str, Option<Wall>, String),
@@ -124,12 +129,39 @@ impl Watcher for Ear {
     }
 }
 
+/// An attempt that has been made.
+struct Attempt {
+    job: Job,
+    event_id: String,
+    /// Its body, if that must be kept.
+    fresh: Option<Vec<u8>>,
+    probe: bool,
+    /// [`Inner::changes`] when it was claimed.
+    changes: u64,
+}
+
 impl Inner {
-    /// Counts a refusal against a delivery.
-    fn suspect(&mut self, event: i64) -> u32 {
-        let times = self.suspects.entry(event).or_insert(0);
-        *times = times.saturating_add(1);
-        *times
+    /// What becomes of a delivery whose attempt does not count. Its row has not moved.
+    fn again(&mut self, job: Job, refused: bool, keeps_body: bool, changes: u64) {
+        if keeps_body {
+            // Not before its bytes are on the disk: the next attempt must send the same.
+            self.unmoved.insert(job.event);
+        } else {
+            self.busy.remove(&job.event);
+        }
+        let mut stale = keeps_body;
+        if refused {
+            let times = self.suspects.entry(job.event).or_insert(0);
+            *times = times.saturating_add(1);
+            // Let another one try: perhaps it is only this one that is refused.
+            stale |= *times >= PROBES_WITH_ONE;
+        }
+        if changes != self.changes {
+            // An operator may have dropped it meanwhile: the row decides.
+            self.cursor = self.cursor.min(job.event - 1);
+        } else if !stale {
+            self.buffer.push_front(job);
+        }
     }
 }
 
@@ -148,7 +180,10 @@ impl Lane {
                 buffer: VecDeque::new(),
                 busy: HashSet::new(),
                 suspects: HashMap::new(),
-                convicted: HashSet::new(),
+                doubtful: HashSet::new(),
+                unmoved: HashSet::new(),
+                changes: 0,
+                unreadable: 0,
                 paused: false,
                 nudge: None,
                 told: ("open", None, String::new()),
@@ -269,10 +304,10 @@ impl Lane {
     /// One attempt, if one may be made now.
     pub fn step(&self) -> Step {
         let now = self.store.timeline().now();
-        let (mut job, probe) = {
+        let (job, probe, changes) = {
             let mut inner = self.inner();
             if let Err(e) = self.listen(&mut inner, now) {
-                return self.unreadable(&e, now);
+                return self.unreadable(&mut inner, &e, now);
             }
             if inner.paused || inner.busy.len() >= UNCONFIRMED_MAX {
                 return Step::Idle(None);
@@ -286,19 +321,20 @@ impl Lane {
             let job = match self.next(&mut inner, now) {
                 Ok(Some(job)) => job,
                 Ok(None) => return Step::Idle(self.next_due(now)),
-                Err(e) => return self.unreadable(&e, now),
+                Err(e) => return self.unreadable(&mut inner, &e, now),
             };
             if probe {
                 inner.rules.probe_begins();
             }
             inner.busy.insert(job.event);
-            (job, probe)
+            (job, probe, inner.changes)
         };
         let given = self.given();
         let event_id = self.store.ids().event(job.random).id(job.event);
-        let attempt = catch_unwind(AssertUnwindSafe(|| self.attempt(&given, &mut job, &event_id)));
+        let attempt = catch_unwind(AssertUnwindSafe(|| self.attempt(&given, &job, &event_id)));
         let (verdict, fresh) = attempt.unwrap_or_else(|_| (internal("the attempt met a fault of this program"), None));
-        self.report(&given.spec, job, &event_id, verdict, fresh, probe);
+        let attempt = Attempt { job, event_id, fresh, probe, changes };
+        self.report(&given.spec, attempt, verdict);
         Step::Sent
     }
 
@@ -310,6 +346,9 @@ impl Lane {
         };
         for event in confirmed {
             inner.busy.remove(&event);
+            if inner.unmoved.remove(&event) {
+                inner.cursor = inner.cursor.min(event - 1);
+            }
         }
         if !changed {
             return Ok(());
@@ -317,13 +356,15 @@ impl Lane {
         let row = match self.store.read(|view| view.destination(self.dest)) {
             Ok(row) => row,
             Err(e) => {
-                self.ear.hear(|h| h.changed = true);
+                // Without waking anybody: it is tried again when the pause is over.
+                self.ear.heard.lock().unwrap_or_else(PoisonError::into_inner).changed = true;
                 return Err(e);
             }
         };
         // What was read ahead may have been dropped or retried by hand: read it again.
         inner.buffer.clear();
         inner.cursor = 0;
+        inner.changes += 1;
         let Some(row) = row else { return Ok(()) };
         inner.paused = row.paused;
         if inner.nudge.is_some_and(|n| n != row.nudge) {
@@ -336,32 +377,50 @@ impl Lane {
         Ok(())
     }
 
-    fn unreadable(&self, e: &Error, now: Tick) -> Step {
-        log::error!("destination {}: the queue cannot be read, trying again in 5 s: {e}", self.name());
+    fn unreadable(&self, inner: &mut Inner, e: &Error, now: Tick) -> Step {
+        inner.unreadable = inner.unreadable.saturating_add(1);
+        if inner.unreadable.is_power_of_two() {
+            log::error!(
+                "destination {}: the queue cannot be read ({} times so far), trying again every 5 s: {e}",
+                self.name(),
+                inner.unreadable
+            );
+        }
         Step::Idle(Some(now.after(Duration::from_secs(5))))
     }
 
     /// The next delivery that is due: four fresh ones, then one that was put off, so that neither keeps the other waiting for ever.
     fn next(&self, inner: &mut Inner, now: Tick) -> Result<Option<Job>, Error> {
         if inner.buffer.is_empty() {
-            let (ready, waiting) = self.store.read(|view| {
-                let ready = view.claim_ready(self.dest, inner.cursor, READY_AHEAD)?;
-                Ok((ready, view.claim_waiting(self.dest, now, WAITING_AHEAD + inner.busy.len())?))
-            })?;
-            if let Some(last) = ready.last() {
-                inner.cursor = last.event;
+            self.read_ahead(inner, now)?;
+            // Nothing new, but suspects were left behind the cursor: their turn has come again.
+            if inner.buffer.is_empty() && inner.cursor > 0 && !inner.suspects.is_empty() {
+                inner.cursor = 0;
+                self.read_ahead(inner, now)?;
             }
-            let mut waiting = waiting.into_iter().filter(|j| !inner.busy.contains(&j.event));
-            let mut ready = ready.into_iter().filter(|j| !inner.busy.contains(&j.event)).peekable();
-            let mut buffer = VecDeque::new();
-            while ready.peek().is_some() {
-                buffer.extend(ready.by_ref().take(4));
-                buffer.extend(waiting.next());
-            }
-            buffer.extend(waiting);
-            inner.buffer = buffer;
         }
         Ok(inner.buffer.pop_front())
+    }
+
+    fn read_ahead(&self, inner: &mut Inner, now: Tick) -> Result<(), Error> {
+        let (ready, waiting) = self.store.read(|view| {
+            let ready = view.claim_ready(self.dest, inner.cursor, READY_AHEAD)?;
+            Ok((ready, view.claim_waiting(self.dest, now, WAITING_AHEAD + inner.busy.len())?))
+        })?;
+        inner.unreadable = 0;
+        if let Some(last) = ready.last() {
+            inner.cursor = last.event;
+        }
+        let mut waiting = waiting.into_iter().filter(|j| !inner.busy.contains(&j.event));
+        let mut ready = ready.into_iter().filter(|j| !inner.busy.contains(&j.event)).peekable();
+        let mut buffer = VecDeque::new();
+        while ready.peek().is_some() {
+            buffer.extend(ready.by_ref().take(4));
+            buffer.extend(waiting.next());
+        }
+        buffer.extend(waiting);
+        inner.buffer = buffer;
+        Ok(())
     }
 
     fn next_due(&self, now: Tick) -> Option<Tick> {
@@ -375,7 +434,7 @@ impl Lane {
     }
 
     /// Renders, signs, sends, judges. The second part is the body to keep for further attempts, if it is not kept already.
-    fn attempt(&self, given: &Given, job: &mut Job, event_id: &str) -> (Verdict, Option<Vec<u8>>) {
+    fn attempt(&self, given: &Given, job: &Job, event_id: &str) -> (Verdict, Option<Vec<u8>>) {
         let spec = &given.spec;
         let mut fresh = None;
         let body = match &job.rendered {
@@ -403,22 +462,24 @@ impl Lane {
         (verdict, fresh.filter(|_| reached))
     }
 
-    fn report(&self, spec: &Spec, mut job: Job, event_id: &str, verdict: Verdict, fresh: Option<Vec<u8>>, probe: bool) {
+    fn report(&self, spec: &Spec, attempt: Attempt, verdict: Verdict) {
+        let Attempt { job, event_id, fresh, probe, changes } = attempt;
         let (now, wall) = (self.store.timeline().now(), self.store.timeline().wall());
         let age_ms = if job.attempts == 0 { 0 } else { job.age_ms.saturating_add(millis(now.since(job.seen))) };
         let mut inner = self.inner();
-        let tried = Tried {
-            counted: job.attempts,
-            age: Duration::from_millis(u64::try_from(age_ms).unwrap_or(0)),
-            probe,
-            own_trouble: inner.convicted.contains(&job.event),
-        };
+        let own_trouble = verdict.class == Class::Refused && inner.doubtful.contains(&job.event);
+        let age = Duration::from_millis(u64::try_from(age_ms).unwrap_or(0));
+        let tried = Tried { counted: job.attempts, age, probe, own_trouble };
         let (fate, change) = inner.rules.judged(&verdict, tried, now, fastrand::f64());
         let attempts = job.attempts.saturating_add(1);
         let Verdict { class, code, status, reason, answer, .. } = verdict;
         log::debug!("destination {}: {event_id} attempt {attempts}: {class} {code}: {reason}", spec.name);
+        if own_trouble && job.attempts == 0 {
+            log::warn!("destination {}: {event_id} is refused while others get through; it waits alone: {reason}", spec.name);
+        }
         if class != Class::Refused {
             inner.suspects.remove(&job.event);
+            inner.doubtful.remove(&job.event);
         }
         self.tell(spec, &mut inner, change, &reason, wall);
         let end = match fate {
@@ -436,10 +497,7 @@ impl Lane {
         };
         let (dest, event) = (self.dest, job.event);
         if fate == Fate::Again {
-            inner.busy.remove(&event);
-            job.rendered = job.rendered.or_else(|| fresh.clone());
-            let stale = class == Class::Refused && inner.suspect(event) >= PROBES_WITH_ONE;
-            if stale { inner.buffer.push_back(job) } else { inner.buffer.push_front(job) }
+            inner.again(job, class == Class::Refused, fresh.is_some(), changes);
         }
         drop(inner);
         if let Some(end) = end {
@@ -453,7 +511,7 @@ impl Lane {
         match change {
             None => {}
             Some(Change::Held(why)) => {
-                inner.convicted.clear();
+                inner.doubtful.clear();
                 let waiting = self.store.read(|v| v.counts(self.dest)).map_or(0, |c| c.waiting());
                 let next = inner.rules.hold().map_or(Duration::ZERO, |(_, at)| at.since(self.store.timeline().now()));
                 log::warn!(
@@ -468,14 +526,10 @@ impl Lane {
             }
             Some(Change::Opened) => {
                 log::info!("destination {}: well again, sending what waited", spec.name);
-                inner.convicted = std::mem::take(&mut inner.suspects).into_keys().collect();
-                if !inner.convicted.is_empty() {
-                    log::warn!(
-                        "destination {}: {} deliveries were refused while others got through; each now waits alone",
-                        spec.name,
-                        inner.convicted.len()
-                    );
-                }
+                inner.doubtful = std::mem::take(&mut inner.suspects).into_keys().collect();
+                // Oldest first again, those included that the probes went past.
+                inner.buffer.clear();
+                inner.cursor = 0;
                 inner.told = ("open", None, String::new());
                 self.store.lane_state(self.dest, "open", wall, String::new());
             }

@@ -6,7 +6,7 @@ mod transport;
 
 pub use lane::{Lane, Step};
 pub use resolver::is_local;
-pub use transport::{Http, Network, Transport, certificates};
+pub use transport::{Http, Network, Transport, certificates, proxy_is_usable};
 
 use crate::destination::Spec;
 use crate::retry::Policy;

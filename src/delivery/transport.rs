@@ -53,8 +53,10 @@ impl Resolver for Shared {
 }
 
 impl Http {
-    /// `allow_public_http`: the destination's `allow_http`. Fails with a sentence when the CA file or the proxy is not usable.
-    pub fn new(timeouts: &Timeouts, network: &Network, allow_public_http: bool) -> Result<Self, String> {
+    /// For one destination; `allow_http` is its own. Fails with a sentence when the CA file or the proxy is not usable.
+    pub fn new(url: &Url, timeouts: &Timeouts, network: &Network, allow_http: bool) -> Result<Self, String> {
+        // What is resolved may be a proxy's name; over TLS it matters to nobody where that is.
+        let allow_public_http = allow_http || url.scheme() == "https";
         let mut tls = TlsConfig::builder();
         if let Some(pem) = &network.roots {
             tls = tls.root_certs(RootCerts::from(certificates(pem)?));
@@ -85,6 +87,11 @@ impl Http {
         let agent = Agent::with_parts(config, DefaultConnector::new(), Shared(Arc::clone(&resolver)));
         Ok(Self { agent, resolver })
     }
+}
+
+/// Whether ureq can use this as a proxy's address.
+pub fn proxy_is_usable(address: &str) -> bool {
+    ureq::Proxy::new(address).is_ok()
 }
 
 /// The certificates of a PEM file.

@@ -12,7 +12,15 @@ pub fn judge(url: &Url, answer: &Answer, clock_trusted: bool, wall_now: SystemTi
     match answer {
         Answer::Failure { kind, detail } => failure(*kind, detail, clock_trusted),
         Answer::Response(response) => {
-            let (class, code, reason) = response_class(url, response);
+            let (class, code, reason) = match response.status {
+                // Standard Webhooks libraries refuse a timestamp that is minutes off.
+                401 | 403 if !clock_trusted => (
+                    Class::Clock,
+                    "clock",
+                    format!("HTTP {} while this device's clock cannot be right; waiting for the clock", response.status),
+                ),
+                _ => response_class(url, response),
+            };
             Verdict {
                 class,
                 code,

@@ -7,7 +7,7 @@ use crate::mapping::{Event, MappingError};
 use crate::time::Wall;
 use crate::{id, signature};
 use serde::Serialize;
-use serde_json::{Value, value::RawValue};
+use serde_json::Value;
 
 /// The identity of a delivery, the same on every attempt.
 #[derive(Debug, Clone, Copy)]
@@ -42,25 +42,19 @@ pub fn render(spec: &Spec, event: &[u8]) -> Result<Option<Vec<u8>>, MappingError
     }
 }
 
-/// The published two-key shape. Raw values, so that what is passed on is what was stored.
+/// The published two-key shape.
 #[derive(Serialize, serde::Deserialize)]
-struct Minimal<'a> {
-    #[serde(borrow)]
-    event: &'a RawValue,
-    #[serde(borrow)]
-    data: MinimalData<'a>,
+struct Minimal {
+    event: Value,
+    data: MinimalData,
 }
 
 #[derive(Serialize, serde::Deserialize)]
-struct MinimalData<'a> {
-    #[serde(borrow)]
-    name: Option<&'a RawValue>,
-    #[serde(borrow)]
-    email: Option<&'a RawValue>,
-    #[serde(borrow)]
-    score: Option<&'a RawValue>,
-    #[serde(borrow)]
-    source: Option<&'a RawValue>,
+struct MinimalData {
+    name: Value,
+    email: Value,
+    score: Value,
+    source: Value,
 }
 
 /// The headers and bytes of attempt number `attempt` (from 1) at `now`.

@@ -13,7 +13,7 @@ pub fn json_object(bytes: &[u8]) -> Result<Map<String, Value>, Fault> {
         return Err(Fault::unreadable("empty_body", "the body is empty; send a JSON object"));
     }
     let mut de = serde_json::Deserializer::from_str(text);
-    let value = Strict.deserialize(&mut de).and_then(|v| de.end().map(|()| v)).map_err(|e| {
+    let value = Strict(0).deserialize(&mut de).and_then(|v| de.end().map(|()| v)).map_err(|e| {
         let text = e.to_string();
         let code = if text.starts_with("duplicate key") { "duplicate_key" } else { "invalid_json" };
         // serde_json quotes the offending text only for type errors, which `Strict` cannot raise.
@@ -25,8 +25,17 @@ pub fn json_object(bytes: &[u8]) -> Result<Map<String, Value>, Fault> {
     }
 }
 
+/// Lists and objects in each other. What is kept nests a few levels deeper and must be readable by every parser, our own (128) included.
+const DEPTH_MAX: u8 = 32;
+
 /// Builds a [`Value`] and refuses an object that names a key twice.
-struct Strict;
+struct Strict(u8);
+
+impl Strict {
+    fn deeper<E: de::Error>(&self) -> Result<(), E> {
+        if self.0 < DEPTH_MAX { Ok(()) } else { Err(E::custom(format!("lists and objects nest deeper than {DEPTH_MAX}"))) }
+    }
+}
 
 impl<'de> DeserializeSeed<'de> for Strict {
     type Value = Value;
@@ -63,15 +72,17 @@ impl<'de> Visitor<'de> for Strict {
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let mut list = Vec::new();
-        while let Some(value) = seq.next_element_seed(Strict)? {
+        self.deeper::<A::Error>()?;
+        while let Some(value) = seq.next_element_seed(Strict(self.0 + 1))? {
             list.push(value);
         }
         Ok(Value::Array(list))
     }
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        self.deeper::<A::Error>()?;
         let mut map = Map::new();
         while let Some(key) = access.next_key::<String>()? {
-            let value = access.next_value_seed(Strict)?;
+            let value = access.next_value_seed(Strict(self.0 + 1))?;
             if key.chars().any(char::is_control) {
                 return Err(de::Error::custom("a key holds a control character"));
             }

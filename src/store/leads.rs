@@ -130,7 +130,7 @@ fn record(r: &rusqlite::Row<'_>) -> rusqlite::Result<Result<Record, Error>> {
             changed: changed.map(Wall),
             lead,
         })
-        .map_err(|e| Error::Disk(format!("the stored lead number {number} is not readable: {e}"))))
+        .map_err(|e| Error::Sql(format!("the stored lead number {number} is not readable: {e}"))))
 }
 
 /// The lead with this public id.
@@ -143,8 +143,15 @@ pub fn by_id(conn: &Connection, ids: &IdKey, public: &str) -> Result<Option<Reco
 /// Leads captured before number `before`, newest first, at most `limit`.
 pub fn page(conn: &Connection, before: i64, limit: i64) -> Result<Vec<Record>, Error> {
     let mut statement = conn.prepare_cached(&format!("{RECORD_SQL} AND e.seq < ?1 ORDER BY e.seq DESC LIMIT ?2"))?;
-    let rows = statement.query_map([before, limit], record)?;
-    rows.map(|r| r?).collect()
+    let mut found = Vec::new();
+    for row in statement.query_map([before, limit], record)? {
+        match row? {
+            Ok(record) => found.push(record),
+            // One row that cannot be read must not hide the others.
+            Err(e) => log::error!("{e}"),
+        }
+    }
+    Ok(found)
 }
 
 /// The events of one lead, oldest first.

@@ -201,6 +201,7 @@ struct Shared {
     // Counts up whenever the disk failed and all connections must be opened anew.
     epoch: AtomicU64,
     damaged: AtomicBool,
+    failing: AtomicBool,
     // Held for as long as the daemon lives; other processes see by it that there is one.
     _lock: File,
 }
@@ -303,6 +304,7 @@ impl Store {
             pool: Mutex::default(),
             epoch: AtomicU64::new(0),
             damaged: AtomicBool::new(false),
+            failing: AtomicBool::new(false),
             _lock: lock_file,
         });
         let store = Store(shared);
@@ -332,6 +334,11 @@ impl Store {
     /// Whether the check in the background found damage.
     pub fn damaged(&self) -> bool {
         self.0.damaged.load(Ordering::Relaxed)
+    }
+
+    /// Whether the latest write failed.
+    pub fn failing(&self) -> bool {
+        self.0.failing.load(Ordering::Acquire)
     }
 
     /// The daemon's own time.

@@ -1,7 +1,8 @@
 //! Deliveries: `ready`, `waiting`, `dead`, `history` and `rendered`, and every statement that moves one between them.
 //!
 //! Invariant: a delivery (event, destination) is in exactly one of the first four. Every way into the queue goes through
-//! [`enqueue`] and every way out through [`leave`], the operator's commands included, or the order per lead breaks.
+//! [`enqueue`] or, for dead letters, [`retry`]; every way out goes through [`leave`], the operator's commands included, or the order per
+//! lead breaks.
 
 use super::Error;
 use crate::time::{Tick, Wall};
@@ -131,17 +132,26 @@ fn leave(conn: &Connection, dest: i64, event: i64) -> Result<bool, Error> {
     Ok(ready + waiting > 0)
 }
 
+/// Lets the next event of the lead go, unless another one before it has not finished either.
 fn release(conn: &Connection, dest: i64, event: i64) -> Result<(), Error> {
-    let lead: Option<i64> =
-        conn.prepare_cached("SELECT lead FROM event WHERE seq = ?1")?.query_row([event], |r| r.get(0)).optional()?.flatten();
-    let Some(lead) = lead else { return Ok(()) };
-    conn.prepare_cached(
-        "UPDATE waiting SET due = 0 WHERE dest = ?1 AND due = ?3 AND event =
-           (SELECT e.seq FROM event e JOIN waiting w ON w.dest = ?1 AND w.event = e.seq
-            WHERE e.lead = ?2 AND e.lead <> e.seq ORDER BY e.seq LIMIT 1)",
-    )?
-    .execute(params![dest, lead, Tick::HELD.0])?;
+    let Some(lead) = lead_of(conn, event)? else { return Ok(()) };
+    let next: Option<i64> = conn
+        .prepare_cached(
+            "SELECT e.seq FROM event e JOIN waiting w ON w.dest = ?1 AND w.event = e.seq
+             WHERE e.lead = ?2 AND e.lead <> e.seq AND w.due = ?3 ORDER BY e.seq LIMIT 1",
+        )?
+        .query_row(params![dest, lead, Tick::HELD.0], |r| r.get(0))
+        .optional()?;
+    if let Some(next) = next
+        && !earlier_unfinished(conn, dest, next, lead)?
+    {
+        conn.prepare_cached("UPDATE waiting SET due = 0 WHERE dest = ?1 AND event = ?2")?.execute([dest, next])?;
+    }
     Ok(())
+}
+
+fn lead_of(conn: &Connection, event: i64) -> Result<Option<i64>, Error> {
+    Ok(conn.prepare_cached("SELECT lead FROM event WHERE seq = ?1")?.query_row([event], |r| r.get(0)).optional()?.flatten())
 }
 
 /// Applies an outcome. What an operator dropped or erased meanwhile is not brought back.
@@ -260,10 +270,12 @@ pub fn next_due(conn: &Connection, dest: i64, after: Tick) -> Result<Option<Tick
 pub fn release_orphans(conn: &Connection) -> Result<usize, Error> {
     Ok(conn.execute(
         "UPDATE waiting SET due = 0 WHERE due = ?1 AND NOT EXISTS (
-           SELECT 1 FROM event me JOIN event e ON e.lead = me.lead AND e.seq < me.seq
-           WHERE me.seq = waiting.event
-             AND (EXISTS (SELECT 1 FROM ready r WHERE r.dest = waiting.dest AND r.event = e.seq)
-               OR EXISTS (SELECT 1 FROM waiting w WHERE w.dest = waiting.dest AND w.event = e.seq)))",
+           SELECT 1 FROM event me WHERE me.seq = waiting.event AND (
+                EXISTS (SELECT 1 FROM ready r WHERE r.dest = waiting.dest AND r.event = me.lead)
+             OR EXISTS (SELECT 1 FROM waiting w WHERE w.dest = waiting.dest AND w.event = me.lead AND me.lead <> me.seq)
+             OR EXISTS (SELECT 1 FROM event e WHERE e.lead = me.lead AND e.lead <> e.seq AND e.seq < me.seq AND (
+                     EXISTS (SELECT 1 FROM ready r WHERE r.dest = waiting.dest AND r.event = e.seq)
+                  OR EXISTS (SELECT 1 FROM waiting w WHERE w.dest = waiting.dest AND w.event = e.seq)))))",
         [Tick::HELD.0],
     )?)
 }
@@ -432,8 +444,13 @@ pub fn retry(conn: &Connection, dest: i64, event: i64) -> Result<bool, Error> {
         return Ok(ready.query_row([dest, event], |r| r.get(0))?);
     }
     conn.prepare_cached("DELETE FROM rendered WHERE dest = ?1 AND event = ?2")?.execute([dest, event])?;
-    conn.prepare_cached("INSERT INTO waiting (dest, event, due, attempts, age, seen) VALUES (?1, ?2, 0, 0, 0, 0)")?
-        .execute([dest, event])?;
+    let behind = match lead_of(conn, event)? {
+        Some(lead) if lead != event => earlier_unfinished(conn, dest, event, lead)?,
+        _ => false,
+    };
+    let due = if behind { Tick::HELD } else { Tick::ZERO };
+    conn.prepare_cached("INSERT INTO waiting (dest, event, due, attempts, age, seen) VALUES (?1, ?2, ?3, 0, 0, 0)")?
+        .execute(params![dest, event, due.0])?;
     Ok(true)
 }
 

@@ -17,6 +17,9 @@ pub const CHECK_BYTES_MAX: u64 = 8 << 20;
 // Small pages: what one lead writes is a handful of them. It can only be chosen when the file is made.
 const PAGE_BYTES: i64 = 1024;
 
+/// How long a transaction waits for another process's.
+pub const BUSY: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
@@ -46,9 +49,9 @@ pub fn connect(path: &Path, purpose: Purpose) -> Result<Connection, Error> {
         .map_err(|e| failed(format!("{e}; the folder must exist and be writable by the user the daemon runs as")))?;
     conn.set_prepared_statement_cache_capacity(64);
     let set = |conn: &Connection| -> rusqlite::Result<()> {
-        conn.busy_timeout(std::time::Duration::from_secs(5))?;
+        conn.busy_timeout(BUSY)?;
         if purpose == Purpose::Writer {
-            // Both only have an effect on a file that is still empty.
+            // Both only have an effect on a file that is still empty. Space can be given back to a card only if this is chosen now.
             conn.pragma_update(None, "page_size", PAGE_BYTES)?;
             conn.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
         }
@@ -156,6 +159,11 @@ pub fn timeline(conn: &Connection, clock: Arc<dyn Clock>) -> Result<Timeline, Er
     set_meta(conn, "boot", &(boot + 1))?;
     set_meta(conn, "boot_id", &id)?;
     Ok(Timeline::new(clock, boot + 1))
+}
+
+/// A write that says nothing, to see whether the disk takes one.
+pub fn write_a_little(conn: &Connection, value: u32) -> Result<(), Error> {
+    set_meta(conn, "tried", &value)
 }
 
 fn meta<T: rusqlite::types::FromSql>(conn: &Connection, key: &str) -> Result<Option<T>, Error> {

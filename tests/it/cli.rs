@@ -444,9 +444,9 @@ fn the_queue_commands_answer_scripts_in_json() {
     daemon.stop();
     let listed = json_line(&home.run(&["--json", "queue", "list"]));
     assert_eq!((&listed["destination"], &listed["event_id"]), (&json!("crm"), &json!(event)), "{listed}");
-    // A refused attempt changes nothing, so the delivery is due all the while: there is nothing to retry.
+    // A refused attempt changes nothing: the delivery is due all the while.
     for (args, count) in
-        [(&["pause", "crm"][..], 1), (&["resume", "crm"], 1), (&["retry", "crm", &event], 0), (&["drop", "crm", &event, "--yes"], 1)]
+        [(&["pause", "crm"][..], 1), (&["resume", "crm"], 1), (&["retry", "crm", &event], 1), (&["drop", "crm", &event, "--yes"], 1)]
     {
         let answer = json_line(&home.run(&[&["--json", "queue"], args].concat()));
         assert_eq!(answer, json!({ "done": count, "daemon_running": false }), "{args:?}");

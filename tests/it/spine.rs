@@ -116,6 +116,62 @@ fn an_event_waits_for_the_earlier_ones_of_its_lead_and_for_no_other() {
 }
 
 #[test]
+fn dropping_or_retrying_by_hand_keeps_the_order_of_what_is_left() {
+    let receiver = Receiver::start(|_| Reply::status(422));
+    let home = Home::new(&Home::webhook("crm", &receiver.url(), ""));
+    let daemon = Daemon::start(&home);
+    let client = Client::new(daemon.address);
+    let (first, _) = client.lead(&json!({"name":"Jane"}));
+    client.json("PATCH", &format!("/api/v1/leads/{first}"), &json!({"score":1}));
+    eventually("both are dead letters", || home.ok(&["--json", "queue", "list", "--state", "dead"]).lines().count() == 2);
+    home.ok(&["queue", "pause", "crm"]);
+    home.ok(&["queue", "retry", "crm", "--dead"]);
+    let patched = client.json("PATCH", &format!("/api/v1/leads/{first}"), &json!({"status":"won"})).json();
+    let dropped = patched["event_ids"][0].as_str().unwrap().to_owned();
+    client.json("PATCH", &format!("/api/v1/leads/{first}"), &json!({"status":"lost"}));
+    home.ok(&["queue", "drop", "crm", &dropped, "--yes"]);
+    let states = home.ok(&["--json", "queue", "list"]);
+    let states: Vec<String> =
+        states.lines().map(|l| serde_json::from_str::<Value>(l).unwrap()["state"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(states, ["retrying", "held", "held"]);
+    receiver.script(|_| Reply::status(200));
+    home.ok(&["queue", "resume", "crm"]);
+    eventually("all that is left arrives", || receiver.taken().len() == 3);
+    let kinds: Vec<String> = receiver.taken().iter().map(|d| d.header("x-leadsbot-event").to_owned()).collect();
+    assert_eq!(kinds, ["lead.created", "lead.updated", "lead.status_changed"]);
+    assert_eq!(receiver.taken()[2].json()["data"]["to"], "lost");
+}
+
+#[test]
+fn what_is_taken_can_be_read_and_delivered_however_odd_its_fields_are() {
+    let receiver = Receiver::well();
+    let mapped = "map = { All = \"data.fields\" }\nwhen = \"data.name\"";
+    let home = Home::new(&format!("{}{}", Home::webhook("crm", &receiver.url(), ""), Home::webhook("mapped", &receiver.url(), mapped)));
+    let daemon = Daemon::start(&home);
+    let client = Client::new(daemon.address);
+    let deep = |n: usize| format!("{{\"name\":\"deep\",\"x\":{}1{}}}", "[".repeat(n), "]".repeat(n));
+    let bodies = [
+        deep(31),
+        r#"{"name":"odd","x":{"$serde_json::private::RawValue":"}"}}"#.to_owned(),
+        r#"{"name":"odd","$serde_json::private::Number":"1"}"#.to_owned(),
+        r#"{"name":"odd","fields":{"":1,"a":1}}"#.replace("\"\":1,", ""),
+        r#"{"name":"\u0000\u202e\ud83d\ude00","big":123456789012345678901234567890,"small":1e-300}"#.to_owned(),
+    ];
+    let auth = format!("Bearer {}", crate::support::TOKEN);
+    let headers = [("authorization", auth.as_str()), ("content-type", "application/json")];
+    for body in &bodies {
+        let answer = client.send("POST", "/api/v1/leads", &headers, body.as_bytes()).unwrap();
+        assert_eq!(answer.status, 201, "{body}: {}", answer.body);
+        let id = answer.json()["id"].as_str().unwrap().to_owned();
+        assert_eq!(client.json("PATCH", &format!("/api/v1/leads/{id}"), &json!({"score":7})).status, 200, "{body}");
+    }
+    assert_eq!(client.send("POST", "/api/v1/leads", &headers, deep(40).as_bytes()).unwrap().status, 400);
+    assert_eq!(client.get("/api/v1/leads").json()["leads"].as_array().unwrap().len(), bodies.len());
+    eventually("every event arrives at both", || receiver.taken().len() == 4 * bodies.len());
+    eventually("every end is noted", || home.ok(&["queue", "list"]).contains("nothing is waiting"));
+}
+
+#[test]
 fn a_repeated_submission_is_one_lead_with_one_id() {
     let receiver = Receiver::well();
     let home = Home::new(&Home::webhook("crm", &receiver.url(), ""));
