@@ -173,7 +173,7 @@ pub fn run(config: &Config, path: &Path, clock: Arc<dyn Clock>) -> Result<(), Da
     for address in &daemon.addresses {
         log::info!("leadsbotd {} listens at http://{address}", env!("CARGO_PKG_VERSION"));
     }
-    log::info!("leads are kept in {}; {} destinations", config.storage_path.display(), config.destinations.len());
+    log::info!("leads are kept in {}; destinations: {}", config.storage_path.display(), destinations(config));
     tell_systemd(&[sd_notify::NotifyState::Ready]);
     let feed_every = sd_notify::watchdog_enabled().map_or(Duration::from_secs(3600), |limit| limit / 3);
     loop {
@@ -224,13 +224,18 @@ fn reload(daemon: &Daemon, started: &Config, path: &Path) {
             match daemon.reload(&config) {
                 Ok(()) => {
                     log::set_max_level(config.log_level);
-                    log::info!("the configuration was read again: {} destinations", config.destinations.len());
+                    log::info!("the configuration was read again; destinations: {}", destinations(&config));
                 }
                 Err(e) => log::error!("the configuration could not be put in force as a whole; correct what is said and reload again: {e}"),
             }
         }
     }
     tell_systemd(&[sd_notify::NotifyState::Ready]);
+}
+
+fn destinations(config: &Config) -> String {
+    let names: Vec<&str> = config.destinations.iter().map(|d| d.spec.name.as_str()).collect();
+    if names.is_empty() { "none, leads stay on this device".to_owned() } else { names.join(", ") }
 }
 
 fn tell_systemd(state: &[sd_notify::NotifyState<'_>]) {

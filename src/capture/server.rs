@@ -60,7 +60,9 @@ impl Server {
         for address in addresses {
             let failed = |e: std::io::Error| {
                 let hint = match e.kind() {
-                    std::io::ErrorKind::AddrInUse => "; another program uses that port, set another one in server.listen",
+                    std::io::ErrorKind::AddrInUse => {
+                        "; another program, perhaps leadsbotd itself, uses that port: stop it, or set another one in server.listen"
+                    }
                     std::io::ErrorKind::PermissionDenied => "; ports below 1024 need AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit",
                     std::io::ErrorKind::AddrNotAvailable => "; this machine does not have that address",
                     _ => "",

@@ -88,7 +88,10 @@ pub fn run(cli: &Cli, command: &Command) -> Result<(), Failure> {
             Ok(())
         }
         Command::Show { id } => show(cli, &mut desk, id),
-        Command::Export { format, output, raw } => export(&mut desk, *format, output.as_ref(), *raw),
+        Command::Export { format, output, raw } => {
+            let format = if cli.json { Format::Json } else { *format };
+            export(&mut desk, format, output.as_ref(), *raw)
+        }
     }
 }
 

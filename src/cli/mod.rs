@@ -235,8 +235,10 @@ fn check(cli: &Cli) -> Result<(), Failure> {
     let database = if config.storage_path.exists() {
         Desk::open(&config.storage_path)?.check()?;
         "whole"
-    } else {
+    } else if config.storage_path.parent().is_some_and(|folder| folder.as_os_str().is_empty() || folder.is_dir()) {
         "not there yet; the first start makes it"
+    } else {
+        "its folder is not there: make it, or let the systemd unit's StateDirectory do so"
     };
     if cli.json {
         say_json(&json!({ "ok": true, "file": cli.config, "warnings": config.warnings, "database": database }));

@@ -226,7 +226,8 @@ fn list(cli: &Cli, desk: &mut Desk, name: Option<&str>, state: Option<&str>, lim
     let ids = desk.ids().clone();
     let mut entries = Vec::new();
     for dest in &wanted {
-        for entry in desk.read(|v| v.deliveries(dest.dest, state, 0, limit.max(1)))? {
+        for mut entry in desk.read(|v| v.deliveries(dest.dest, state, 0, limit.max(1)))? {
+            entry.reason = entry.reason.or_else(|| why_it_waits(dest, &entry.state));
             entries.push((dest.name.clone(), entry));
         }
     }
@@ -256,6 +257,18 @@ fn list(cli: &Cli, desk: &mut Desk, name: Option<&str>, state: Option<&str>, lim
         .collect();
     table(&["DESTINATION", "EVENT", "KIND", "SINCE", "STATE", "ATTEMPTS", "WHY"], &rows);
     Ok(())
+}
+
+/// What keeps a delivery that has no trouble of its own.
+fn why_it_waits(dest: &Destination, state: &str) -> Option<String> {
+    match state {
+        "held" => Some("waits for an earlier event of the same lead".to_owned()),
+        "ready" if dest.paused => Some("the destination is paused".to_owned()),
+        "ready" if dest.state != "open" => {
+            Some(format!("the destination is {}: {}", dest.state, dest.reason.as_deref().unwrap_or("no reason was noted")))
+        }
+        _ => None,
+    }
 }
 
 fn event_id(ids: &IdKey, e: &Entry) -> String {

@@ -131,6 +131,7 @@ impl Shared {
         (self.tell)(Received { headers: parts.headers, body, signature, standard, duplicate, answered });
         let message = match (signature, duplicate) {
             (Err(e), _) => e.to_string(),
+            (Ok(()), _) if !answered.is_success() => "this receiver was told to answer so".to_owned(),
             (Ok(()), true) => "duplicate".to_owned(),
             (Ok(()), false) => "stored".to_owned(),
         };
@@ -164,7 +165,8 @@ impl Shared {
 }
 
 fn respond(status: StatusCode, message: &str, retry_after: Option<u32>) -> Response<Full<Bytes>> {
-    let body = serde_json::json!({ "status": message }).to_string();
+    let key = if status.is_success() { "status" } else { "error" };
+    let body = serde_json::json!({ key: message }).to_string();
     let mut answer = Response::new(Full::new(Bytes::from(body)));
     *answer.status_mut() = status;
     answer.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));

@@ -56,7 +56,9 @@ pub fn run(cli: &Cli, options: &Options) -> Result<(), Failure> {
     let verdict = judge(&spec.url, &answer, true, SystemTime::now());
     let secret_headers: Vec<&str> = spec.headers.iter().map(|(n, _)| n.as_str()).collect();
     let shown = |name: &str, value: &str| if secret_headers.contains(&name) { "(hidden)".to_owned() } else { value.to_owned() };
-    let place = format!("{}://{}", spec.url.scheme(), spec.url.host_str().unwrap_or("?"));
+    // Not its path: tokens live there.
+    let port = spec.url.port().map_or_else(String::new, |p| format!(":{p}"));
+    let place = format!("{}://{}{port}", spec.url.scheme(), spec.url.host_str().unwrap_or("?"));
     if cli.json {
         let headers: serde_json::Map<_, _> = request.headers.iter().map(|(n, v)| (n.clone(), shown(n, v).into())).collect();
         say_json(&json!({

@@ -487,7 +487,7 @@ impl Lane {
             Fate::Later(due) => Some(End::Later { due, attempts, age_ms, seen: now, code: code.to_owned(), reason }),
             Fate::Dead => {
                 log::warn!(
-                    "destination {}: {event_id} is given up after {attempts} attempts and kept as a dead letter: {reason}",
+                    "destination {}: {event_id} is given up after {attempts} attempts and kept as a dead letter (leadsbotd queue list --state dead): {reason}",
                     spec.name
                 );
                 let (class, code) = (class.name().to_owned(), code.to_owned());

@@ -163,6 +163,8 @@ fn classify(e: &Error) -> (Failure, String) {
     // Only texts that cannot hold a URL are passed on.
     let detail = match e {
         Error::BadUri(_) | Error::RequireHttpsOnly(_) => String::new(),
+        // rustls's own words: what is wrong with a certificate.
+        Error::Io(io) if io.kind() == ErrorKind::InvalidData => io.to_string(),
         Error::Io(io) => io.kind().to_string(),
         other => other.to_string(),
     };

@@ -42,6 +42,10 @@ fn failure(kind: Failure, detail: &str, clock_trusted: bool) -> Verdict {
         Failure::Tls if !clock_trusted => {
             (Class::Clock, "clock", "TLS failed while this device's clock cannot be right; waiting for the clock")
         }
+        // rustls's name for bytes that are no TLS at all.
+        Failure::Tls if detail.contains("InvalidContentType") => {
+            (Class::Refused, "tls_error", "the receiver does not speak TLS at this port; is https in its url a mistake?")
+        }
         Failure::Tls => {
             (Class::Refused, "tls_error", "the receiver's certificate is not acceptable; check its date and name, or set delivery.ca_file")
         }

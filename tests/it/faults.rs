@@ -151,11 +151,11 @@ fn a_slow_disk_means_503_with_retry_after_and_never_a_lost_lead() {
     let receiver = Receiver::well();
     let home = Home::new(&Home::webhook("crm", &receiver.url(), ""));
     Daemon::start(&home).stop();
-    let daemon = Daemon::traced(&home, &["-e", "trace=fsync", "-o", "/dev/null", "-e", "inject=fsync:delay_enter=300000:when=3+"])
+    let daemon = Daemon::traced(&home, &["-e", "trace=fsync", "-o", "/dev/null", "-e", "inject=fsync:delay_enter=500000:when=3+"])
         .expect("it starts");
     let big = "x".repeat(8000);
     let answers: Vec<Option<Answer>> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..95)
+        let threads: Vec<_> = (0..99)
             .map(|t| {
                 let (client, big) = (Client::new(daemon.address), &big);
                 scope.spawn(move || {
@@ -177,7 +177,7 @@ fn a_slow_disk_means_503_with_retry_after_and_never_a_lost_lead() {
         }
     }
     let promised = acknowledged(&answers);
-    assert!(!promised.is_empty() && promised.len() < 95 * 6, "the queue was never full");
+    assert!(!promised.is_empty() && promised.len() < 99 * 6, "the queue was never full");
     daemon.kill();
-    recovers(&home, &receiver, &promised, 95 * 6, "slow");
+    recovers(&home, &receiver, &promised, 99 * 6, "slow");
 }

@@ -7,8 +7,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use leadsbotd::secret::Secret;
 use leadsbotd::signature;
+use rustix::net::sockopt::set_socket_reuseaddr;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use tokio::runtime::Runtime;
 
@@ -65,6 +68,8 @@ pub struct Receiver {
     seen: Arc<Mutex<Vec<Delivery>>>,
     script: Arc<Mutex<Arc<Script>>>,
     runtime: Option<Runtime>,
+    // While it is down: the port, bound and not listened at, so that no other test is given it and nobody answers there.
+    port: Option<OwnedFd>,
 }
 
 impl Receiver {
@@ -75,6 +80,7 @@ impl Receiver {
             seen: Arc::default(),
             script: Arc::new(Mutex::new(Arc::new(script))),
             runtime: None,
+            port: None,
         };
         receiver.up();
         receiver
@@ -108,11 +114,16 @@ impl Receiver {
     pub fn down(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+            let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).expect("a socket");
+            set_socket_reuseaddr(&socket, true).expect("its option");
+            bind(&socket, &self.address).expect("the receiver's port");
+            self.port = Some(socket);
         }
     }
 
     /// Opens the port again.
     pub fn up(&mut self) {
+        self.port = None;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind(self.address)).expect("the receiver's port");
         self.address = listener.local_addr().unwrap();
