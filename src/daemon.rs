@@ -6,7 +6,7 @@ use crate::capture::{Edge, Live, Server, ServerError};
 use crate::config::Config;
 use crate::delivery::{Assignment, Http, Lanes};
 use crate::intake::Router;
-use crate::store::{self, Store, Writer};
+use crate::store::{self, Level, Room, Store, Writer};
 use crate::time::Clock;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -85,10 +85,16 @@ impl Daemon {
     pub fn start(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, DaemonError> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("edge").enable_all().build()?;
         let server = runtime.block_on(Server::bind(&config.capture.listen))?;
-        let (store, writer) = Store::open(store::Options::new(&config.storage_path), clock)?;
+        let options = store::Options {
+            clock_trusted: config.clock_trusted,
+            limits: config.storage.limits.clone(),
+            ..store::Options::new(&config.storage.path)
+        };
+        let (store, writer) = Store::open(options, clock)?;
         let lanes = Arc::new(Lanes::new(store.clone()));
         let live = assign(config, &store, &lanes)?;
         let edge = Arc::new(Edge::new(live, store.clone(), Arc::clone(&lanes)));
+        announce_shortage(&store, &edge);
         let (stop, stopped) = watch::channel(false);
         let addresses = server.addresses.clone();
         let serving = runtime.spawn(server.serve(Arc::clone(&edge), stopped, DRAIN));
@@ -102,6 +108,7 @@ impl Daemon {
 
     /// Goes on under another configuration. Addresses and the database stay what they were at the start.
     pub fn reload(&self, config: &Config) -> Result<(), DaemonError> {
+        self.store.set_limits(config.storage.limits.clone());
         self.edge.replace(assign(config, &self.store, &self.lanes)?);
         Ok(())
     }
@@ -121,6 +128,22 @@ impl Daemon {
         self.writer.stop();
         self.runtime.shutdown_background();
     }
+}
+
+/// From now on `storage.low` goes to the destinations that ask for it, whenever room gets shorter.
+fn announce_shortage(store: &Store, edge: &Arc<Edge>) {
+    // The store must not keep the edge alive, which keeps the store alive.
+    let edge = Arc::downgrade(edge);
+    let tell = move |room: &Room| {
+        if let Some(edge) = edge.upgrade().filter(|_| room.level > Level::Well) {
+            edge.announce_shortage(room);
+        }
+    };
+    // What was found when the database was opened.
+    if let Some(room) = store.space() {
+        tell(&room);
+    }
+    store.on_space(tell);
 }
 
 /// Numbers the destinations, gives the lanes their work, and makes what requests are answered from.
@@ -173,7 +196,7 @@ pub fn run(config: &Config, path: &Path, clock: Arc<dyn Clock>) -> Result<(), Da
     for address in &daemon.addresses {
         log::info!("leadsbotd {} listens at http://{address}", env!("CARGO_PKG_VERSION"));
     }
-    log::info!("leads are kept in {}; destinations: {}", config.storage_path.display(), destinations(config));
+    log::info!("leads are kept in {}; destinations: {}", config.storage.path.display(), destinations(config));
     tell_systemd(&[sd_notify::NotifyState::Ready]);
     let feed_every = sd_notify::watchdog_enabled().map_or(Duration::from_secs(3600), |limit| limit / 3);
     loop {
@@ -215,7 +238,10 @@ fn reload(daemon: &Daemon, started: &Config, path: &Path) {
             if config.capture.listen != started.capture.listen {
                 log::warn!("server.listen has changed; the new addresses take effect at the next start");
             }
-            if config.storage_path != started.storage_path {
+            if config.clock_trusted != started.clock_trusted {
+                log::warn!("device.clock has changed; that takes effect at the next start");
+            }
+            if config.storage.path != started.storage.path {
                 log::warn!("storage.path has changed; the new file takes effect at the next start");
             }
             for warning in &config.warnings {

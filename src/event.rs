@@ -20,13 +20,16 @@ pub enum Kind {
     LeadStatusChanged,
     /// `lead.replied`
     LeadReplied,
+    /// `storage.low`: about the device, not about a lead.
+    StorageLow,
     /// `test.ping`
     TestPing,
 }
 
 impl Kind {
     /// All kinds this version makes.
-    pub const ALL: [Kind; 5] = [Kind::LeadCreated, Kind::LeadUpdated, Kind::LeadStatusChanged, Kind::LeadReplied, Kind::TestPing];
+    pub const ALL: [Kind; 6] =
+        [Kind::LeadCreated, Kind::LeadUpdated, Kind::LeadStatusChanged, Kind::LeadReplied, Kind::StorageLow, Kind::TestPing];
 
     /// The published name.
     pub const fn name(self) -> &'static str {
@@ -35,6 +38,7 @@ impl Kind {
             Kind::LeadUpdated => "lead.updated",
             Kind::LeadStatusChanged => "lead.status_changed",
             Kind::LeadReplied => "lead.replied",
+            Kind::StorageLow => "storage.low",
             Kind::TestPing => "test.ping",
         }
     }
@@ -45,7 +49,7 @@ impl Kind {
 pub struct Context {
     /// The machine that took it.
     pub device: Device,
-    /// `form`, `api`, `inbound`, `cli`.
+    /// `form`, `api`, `inbound`, `cli`, `device`.
     pub channel: &'static str,
     /// The form's id.
     pub form: Option<String>,
@@ -99,11 +103,11 @@ pub struct Detail {
 }
 
 #[derive(Serialize)]
-struct Body<'a> {
+struct Body<'a, D> {
     id: &'a str,
     event: &'a str,
     created_at: String,
-    data: Data<'a>,
+    data: D,
     context: &'a Context,
 }
 
@@ -117,6 +121,10 @@ struct Data<'a> {
 
 /// Stands for a lead id that is not known yet; same length as a real one.
 pub const LEAD_ID_OPEN: &str = "lead_00000000000000000000000000";
+/// `context.clock` of an event whose time is believed.
+pub const TRUSTED: &str = "trusted";
+/// `context.clock` of one whose time is not.
+pub const UNTRUSTED: &str = "untrusted";
 const EVENT_ID_OPEN: &str = "evt_00000000000000000000000000";
 
 /// An event without its number.
@@ -126,6 +134,8 @@ pub struct Draft {
     pub kind: Kind,
     /// When, by the wall clock.
     pub at: Wall,
+    /// The clock it was taken from could not be believed.
+    pub untrusted: bool,
     body: Vec<u8>,
     event_id_at: usize,
     lead_id_at: Option<usize>,
@@ -146,14 +156,39 @@ impl std::error::Error for Unserialisable {}
 impl Draft {
     /// Writes the event. A lead whose id is [`LEAD_ID_OPEN`] gets its real one from [`Draft::seal`].
     pub fn new(kind: Kind, at: Wall, lead: &Lead, detail: &Detail, context: &Context) -> Result<Self, Unserialisable> {
-        let body = Body { id: EVENT_ID_OPEN, event: kind.name(), created_at: at.rfc3339(), data: Data { lead, detail }, context };
+        let mut draft = Self::written(kind, at, Data { lead, detail }, context)?;
+        if lead.id == LEAD_ID_OPEN {
+            draft.lead_id_at = find(&draft.body, LEAD_ID_OPEN).map(|at| at + id::Kind::Lead.prefix().len());
+        }
+        Ok(draft)
+    }
+
+    /// Writes an event that is about the device.
+    pub fn of_device(kind: Kind, at: Wall, data: &Map<String, Value>, context: &Context) -> Result<Self, Unserialisable> {
+        Self::written(kind, at, data, context)
+    }
+
+    /// An invented event of this kind, for tests of a connection and of expressions.
+    pub fn sample(kind: Kind, at: Wall, context: &Context) -> Result<Self, Unserialisable> {
+        if kind == Kind::StorageLow {
+            let data = [("level", "low".into()), ("used_bytes", 900.into()), ("max_bytes", 1000.into()), ("free_bytes", 5000.into())];
+            let data = data.map(|(name, value): (&str, Value)| (name.to_owned(), value)).into_iter().collect();
+            return Self::of_device(kind, at, &data, context);
+        }
+        let mut lead = sample_lead();
+        if kind == Kind::LeadStatusChanged {
+            "contacted".clone_into(&mut lead.status);
+        }
+        Self::new(kind, at, &lead, &sample_detail(kind), context)
+    }
+
+    fn written(kind: Kind, at: Wall, data: impl Serialize, context: &Context) -> Result<Self, Unserialisable> {
+        let body = Body { id: EVENT_ID_OPEN, event: kind.name(), created_at: at.rfc3339(), data, context };
         let bytes = serde_json::to_vec(&body).map_err(Unserialisable)?;
         // `id` is the first key of the event and of `data`, and what stands before both is ours alone, so the first match of each is
         // the real one whatever a visitor typed.
         let event_id_at = find(&bytes, EVENT_ID_OPEN).map_or(0, |at| at + id::Kind::Event.prefix().len());
-        let lead_id_at =
-            if lead.id == LEAD_ID_OPEN { find(&bytes, LEAD_ID_OPEN).map(|at| at + id::Kind::Lead.prefix().len()) } else { None };
-        Ok(Self { kind, at, body: bytes, event_id_at, lead_id_at })
+        Ok(Self { kind, at, untrusted: context.clock == UNTRUSTED, body: bytes, event_id_at, lead_id_at: None })
     }
 
     /// The bytes so far, ids open: for filters, which may not ask for ids.
@@ -182,6 +217,36 @@ fn overwrite(body: &mut [u8], at: usize, digits: &[u8; id::DIGITS]) {
     }
 }
 
+/// Whether these bytes say of themselves that their time was taken with a clock that could not be believed.
+pub fn is_untrusted(body: &[u8]) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Envelope<'a> {
+        #[serde(borrow)]
+        context: Clock<'a>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Clock<'a> {
+        clock: &'a str,
+    }
+    serde_json::from_slice::<Envelope<'_>>(body).is_ok_and(|e| e.context.clock == UNTRUSTED)
+}
+
+/// The same event with its time put right: `created_at`, the consent's time by as much, and `context.clock`. `None` when nothing is to
+/// be put right. Only for bytes that nobody has seen.
+pub fn put_right(body: &[u8], at: Wall) -> Option<Vec<u8>> {
+    let mut event: Value = serde_json::from_slice(body).ok()?;
+    let clock = event.pointer_mut("/context/clock").filter(|c| *c == UNTRUSTED)?;
+    *clock = Value::from(TRUSTED);
+    let stated = event.get("created_at").and_then(Value::as_str).and_then(Wall::parse)?;
+    if let Some(consent) = event.pointer_mut("/data/consent/at")
+        && let Some(was) = consent.as_str().and_then(Wall::parse)
+    {
+        *consent = Value::from(Wall(was.0 + (at.0 - stated.0)).rfc3339());
+    }
+    *event.get_mut("created_at")? = Value::from(at.rfc3339());
+    serde_json::to_vec(&event).ok()
+}
+
 /// The lead inside an event's bytes, as it stood when the event was made.
 pub fn lead_of(body: &[u8]) -> Result<Lead, serde_json::Error> {
     #[derive(serde::Deserialize)]
@@ -200,7 +265,7 @@ pub fn matches(patterns: &[String], kind: &str) -> bool {
 }
 
 /// An invented person, for tests of a connection; recognisable as one.
-pub fn sample_lead() -> Lead {
+fn sample_lead() -> Lead {
     Lead {
         id: LEAD_ID_OPEN.to_owned(),
         name: Some("Jane Smith".to_owned()),
@@ -217,7 +282,7 @@ pub fn sample_lead() -> Lead {
 }
 
 /// What an event of this kind would say beside that person.
-pub fn sample_detail(kind: Kind) -> Detail {
+fn sample_detail(kind: Kind) -> Detail {
     let text = |t: &str| Some(t.to_owned());
     match kind {
         Kind::LeadUpdated => Detail { changed: Some(vec!["score".to_owned()]), ..Detail::default() },
@@ -227,7 +292,7 @@ pub fn sample_detail(kind: Kind) -> Detail {
                 Reply { text: "This is a test.".to_owned(), channel: text("email"), direction: "outbound".to_owned(), author: None };
             Detail { reply: Some(reply), ..Detail::default() }
         }
-        Kind::LeadCreated | Kind::TestPing => Detail::default(),
+        Kind::LeadCreated | Kind::StorageLow | Kind::TestPing => Detail::default(),
     }
 }
 
@@ -248,6 +313,27 @@ mod tests {
         assert_eq!(value["data"]["id"], key.lead(3).id(9));
         assert_eq!(value["data"]["name"], lead.name.clone().unwrap());
         assert_eq!(lead_of(&body).unwrap().name, lead.name);
+    }
+
+    #[test]
+    fn a_time_is_put_right_once_and_nothing_else_is_touched() {
+        let mut lead = sample_lead();
+        lead.consent = Some(crate::lead::Consent { text: "yes".into(), version: None, at: Wall(1_500).rfc3339() });
+        let context = Context { clock: UNTRUSTED, ..Context::default() };
+        let draft = Draft::new(Kind::LeadCreated, Wall(1_000), &lead, &Detail::default(), &context).unwrap();
+        assert!(draft.untrusted && is_untrusted(draft.bytes()));
+        let right = put_right(draft.bytes(), Wall(1_795_435_200_000)).unwrap();
+        let (before, after): (Value, Value) = (serde_json::from_slice(draft.bytes()).unwrap(), serde_json::from_slice(&right).unwrap());
+        assert_eq!(after["created_at"], "2026-11-23T12:00:00.000Z");
+        assert_eq!(after["data"]["consent"]["at"], "2026-11-23T12:00:00.500Z");
+        assert_eq!(after["context"]["clock"], "trusted");
+        let mut back = after;
+        for at in ["/created_at", "/data/consent/at", "/context/clock"] {
+            *back.pointer_mut(at).unwrap() = before.pointer(at).unwrap().clone();
+        }
+        assert_eq!(back, before);
+        assert_eq!(put_right(&right, Wall(0)), None);
+        assert_eq!(put_right(b"{}", Wall(0)), None);
     }
 
     #[test]

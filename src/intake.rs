@@ -5,8 +5,9 @@ use crate::event::{Context, Detail, Device, Draft, Kind, LEAD_ID_OPEN, Unseriali
 use crate::id::IdKey;
 use crate::lead::{Fault, Lead, Limits, Patch, Reply, Submission};
 use crate::mapping::Event;
-use crate::store::{Changes, NewEvent, Record, Target};
+use crate::store::{Changes, NewEvent, Record, Room, Target};
 use crate::time::Wall;
+use serde_json::Map;
 use std::sync::Arc;
 
 /// Who gets what, as configured at the moment.
@@ -79,6 +80,18 @@ impl Router {
         Ok(Changes { lead: None, events: vec![event] })
     }
 
+    /// `storage.low`: room is getting short, or there is none.
+    pub fn storage_low(&self, ids: &IdKey, room: &Room, clock: &'static str, now: Wall) -> Result<NewEvent, IntakeError> {
+        let mut data = Map::new();
+        data.insert("level".to_owned(), room.level.name().into());
+        data.insert("used_bytes".to_owned(), room.used.into());
+        data.insert("max_bytes".to_owned(), room.max.into());
+        data.insert("free_bytes".to_owned(), room.free.into());
+        let context = Context { device: self.device.clone(), channel: "device", clock, ..Context::default() };
+        let draft = Draft::of_device(Kind::StorageLow, now, &data, &context).map_err(IntakeError::Event)?;
+        self.addressed(ids, draft)
+    }
+
     fn event(
         &self,
         ids: &IdKey,
@@ -90,6 +103,10 @@ impl Router {
     ) -> Result<NewEvent, IntakeError> {
         context.device = self.device.clone();
         let draft = Draft::new(kind, now, lead, detail, &context).map_err(IntakeError::Event)?;
+        self.addressed(ids, draft)
+    }
+
+    fn addressed(&self, ids: &IdKey, draft: Draft) -> Result<NewEvent, IntakeError> {
         let random = random()?;
         let targets = self.targets(&draft);
         Ok(NewEvent { draft, event: ids.event(random), lead: ids.lead(random), targets })

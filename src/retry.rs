@@ -31,6 +31,10 @@ pub struct Policy {
     pub give_up_attempts: Option<u32>,
     /// Time since the first counted attempt after which a delivery is given up; `None`: never. Only time the device was powered counts.
     pub give_up_after: Option<Duration>,
+    /// Deliveries a minute at most; `None`: as fast as the receiver takes them.
+    pub rate_per_minute: Option<u32>,
+    /// How long a lane that was held takes to reach its full pace, from one delivery a second up.
+    pub ramp: Duration,
 }
 
 impl Default for Policy {
@@ -47,6 +51,8 @@ impl Default for Policy {
             wait_max: Duration::from_secs(86_400),
             give_up_attempts: None,
             give_up_after: None,
+            rate_per_minute: None,
+            ramp: Duration::from_secs(10),
         }
     }
 }
@@ -141,12 +147,19 @@ pub struct Lane {
     policy: Policy,
     state: State,
     temporary_in_a_row: u32,
+    // When it was last opened, while it is still getting up to its pace.
+    opened: Option<Tick>,
+    // Attempts that may begin at once, and as of when. Only counted while there is a pace to keep.
+    credit: (f64, Tick),
 }
+
+/// Deliveries a second at the beginning and at the end of a ramp. At the end the limit is the receiver, or the configured rate.
+const RAMP: (f64, f64) = (1.0, 1000.0);
 
 impl Lane {
     /// A lane that has seen no trouble.
     pub fn new(policy: Policy) -> Self {
-        Self { policy, state: State::Open, temporary_in_a_row: 0 }
+        Self { policy, state: State::Open, temporary_in_a_row: 0, opened: None, credit: (1.0, Tick::ZERO) }
     }
 
     /// Why it holds, if it does, and when the next probe is due.
@@ -160,11 +173,48 @@ impl Lane {
     /// What may be sent now.
     pub fn permit(&self, now: Tick) -> Permit {
         match self.state {
-            State::Open => Permit::Send,
+            State::Open => match self.pace(now) {
+                None => Permit::Send,
+                Some(pace) => {
+                    let missing = 1.0 - self.credit_at(now, pace);
+                    // Rounded up to whole milliseconds, so that the wait is never in vain.
+                    if missing <= 0.0 { Permit::Send } else { Permit::Wait(now.after(Duration::from_secs_f64(missing / pace + 0.001))) }
+                }
+            },
             State::Held { probing: true, .. } => Permit::Busy,
             State::Held { probe_at, .. } if probe_at <= now => Permit::Probe,
             State::Held { probe_at, .. } => Permit::Wait(probe_at),
         }
+    }
+
+    /// Notes that an attempt which a [`Permit::Send`] allowed begins.
+    pub fn begins(&mut self, now: Tick) {
+        match self.pace(now) {
+            Some(pace) => self.credit = (self.credit_at(now, pace) - 1.0, now),
+            None => self.opened = None,
+        }
+    }
+
+    /// Deliveries a second that may begin now; `None` without a limit.
+    fn pace(&self, now: Tick) -> Option<f64> {
+        let rate = self.policy.rate_per_minute.map(|n| f64::from(n) / 60.0);
+        let ramp = self.opened.map(|at| now.since(at)).filter(|since| *since < self.policy.ramp).map(|since| {
+            let part = since.as_secs_f64() / self.policy.ramp.as_secs_f64();
+            RAMP.0 * (RAMP.1 / RAMP.0).powf(part)
+        });
+        match (rate, ramp) {
+            (Some(rate), Some(ramp)) => Some(rate.min(ramp)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    /// What has come together since, a tenth of a second's worth at most: a pause is not made up for by a rush.
+    fn credit_at(&self, now: Tick, pace: f64) -> f64 {
+        let (credit, at) = self.credit;
+        if at == Tick::ZERO || at > now {
+            return 1.0;
+        }
+        (credit + now.since(at).as_secs_f64() * pace).min((pace / 10.0).max(1.0))
     }
 
     /// Notes that the probe a [`Permit::Probe`] allowed is under way.
@@ -193,6 +243,13 @@ impl Lane {
         self.policy = policy;
     }
 
+    /// The clock can be believed now: what waits for it need not wait any longer.
+    pub fn clock_is_right(&mut self, now: Tick) {
+        if matches!(self.state, State::Held { why: Hold::Clock, .. }) {
+            self.nudge(now);
+        }
+    }
+
     /// Takes a verdict in. `chance` is uniform in [0, 1).
     pub fn judged(&mut self, verdict: &Verdict, tried: Tried, now: Tick, chance: f64) -> (Fate, Option<Change>) {
         let was_probe = tried.probe;
@@ -200,15 +257,16 @@ impl Lane {
             self.probe_ends();
         }
         match verdict.class {
-            Class::Delivered => (Fate::Done, self.well_unless_told_to_wait(was_probe)),
+            Class::Delivered => (Fate::Done, self.well_unless_told_to_wait(was_probe, now)),
             Class::Rejected => {
                 // The receiver took the trouble to read and refuse it: the lane is well.
-                let change = self.well();
+                let change = self.well(now);
                 (self.counted(tried, self.policy.rejected_attempts, now, chance), change)
             }
             // Our own fault says nothing about the receiver.
             Class::Internal => (Fate::Dead, None),
             Class::Offline => (Fate::Again, self.held(Hold::Offline, None, was_probe, now, chance)),
+            Class::Clock if tried.own_trouble => (self.counted(tried, u32::MAX, now, chance), None),
             Class::Clock => (Fate::Again, self.held(Hold::Clock, None, was_probe, now, chance)),
             Class::Throttled => (Fate::Again, self.held(Hold::Throttled, verdict.wait, was_probe, now, chance)),
             Class::Refused if tried.own_trouble => (self.counted(tried, u32::MAX, now, chance), None),
@@ -226,17 +284,22 @@ impl Lane {
     }
 
     /// An answer to an attempt that was under way when the receiver asked to wait does not shorten the wait.
-    fn well_unless_told_to_wait(&mut self, was_probe: bool) -> Option<Change> {
+    fn well_unless_told_to_wait(&mut self, was_probe: bool, now: Tick) -> Option<Change> {
         if !was_probe && matches!(self.state, State::Held { why: Hold::Throttled, .. }) {
             return None;
         }
-        self.well()
+        self.well(now)
     }
 
-    fn well(&mut self) -> Option<Change> {
+    fn well(&mut self, now: Tick) -> Option<Change> {
         self.temporary_in_a_row = 0;
-        let was = std::mem::replace(&mut self.state, State::Open);
-        (was != State::Open).then_some(Change::Opened)
+        if std::mem::replace(&mut self.state, State::Open) == State::Open {
+            return None;
+        }
+        self.opened = Some(now);
+        // The probe that opened it was the first delivery of this pace.
+        self.credit = (0.0, now);
+        Some(Change::Opened)
     }
 
     fn counted(&self, tried: Tried, attempts_max: u32, now: Tick, chance: f64) -> Fate {
@@ -322,8 +385,50 @@ mod tests {
             assert_eq!((fate, change), (Fate::Again, None), "the same trouble is told once");
             lane.probe_begins();
             assert_eq!(lane.judged(&verdict(Class::Delivered), tried(0, true), at, 0.5), (Fate::Done, Some(Change::Opened)));
-            assert_eq!(lane.permit(at), Permit::Send);
+            assert_eq!(lane.hold(), None);
         }
+    }
+
+    /// How many attempts a lane that always may would begin in each of these seconds.
+    fn begun(lane: &mut Lane, from: Tick, seconds: u64) -> Vec<u32> {
+        let mut counts = vec![0; usize::try_from(seconds).unwrap()];
+        let mut now = from;
+        loop {
+            let second = usize::try_from(now.since(from).as_secs()).unwrap();
+            if second >= counts.len() {
+                return counts;
+            }
+            match lane.permit(now) {
+                Permit::Send => {
+                    lane.begins(now);
+                    counts[second] += 1;
+                    // A receiver that takes 2000 a second.
+                    if counts[second] % 2 == 0 {
+                        now = now.after(Duration::from_millis(1));
+                    }
+                }
+                Permit::Wait(until) => now = until,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn after_a_hold_a_lane_starts_slowly_and_speeds_up_to_its_rate() {
+        let open = |rate| {
+            let mut lane = Lane::new(Policy { rate_per_minute: rate, ..Policy::default() });
+            lane.judged(&verdict(Class::Offline), tried(0, false), NOW, 0.5);
+            lane.judged(&verdict(Class::Delivered), tried(0, true), NOW, 0.5);
+            lane
+        };
+        let counts = begun(&mut open(None), NOW, 12);
+        assert!(counts[0] <= 2 && counts.is_sorted() && counts[11] == 2000, "{counts:?}");
+        let counts = begun(&mut open(Some(600)), NOW, 12);
+        assert!(counts[0] <= 2 && (9..=11).contains(&counts[8]) && (9..=11).contains(&counts[11]), "{counts:?}");
+        let counts = begun(&mut Lane::new(Policy::default()), NOW, 1);
+        assert_eq!(counts, [2000], "without a hold before it there is nothing to be careful about");
+        let counts = begun(&mut Lane::new(Policy { rate_per_minute: Some(6), ..Policy::default() }), NOW, 60);
+        assert_eq!(counts.iter().sum::<u32>(), 6);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! Everything that waits, retries or ages uses [`Tick`]. Wall time is only ever shown to people and receivers.
 
 use std::fmt;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -51,6 +53,7 @@ impl Wall {
 const EARLIEST: Wall = Wall(1_735_689_600_000);
 
 const BOOT_SHIFT: u32 = 42;
+const UPTIME_MASK: i64 = (1 << BOOT_SHIFT) - 1;
 
 /// A point on the daemon's own time line, in milliseconds: the database's boot number in the high bits, milliseconds since that boot
 /// (CLOCK_BOOTTIME, which counts suspended time too) in the low 42. Later boots compare greater than earlier ones, so whatever an
@@ -87,6 +90,8 @@ pub trait Clock: Send + Sync + fmt::Debug {
     fn uptime_ms(&self) -> i64;
     /// A text that is the same until the next boot.
     fn boot_id(&self) -> String;
+    /// Whether somebody keeps the wall clock right: a time service, or a battery. `None` when that cannot be known.
+    fn synced(&self) -> Option<bool>;
 }
 
 /// The machine's clocks.
@@ -107,24 +112,56 @@ impl Clock for SystemClock {
     fn boot_id(&self) -> String {
         std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|s| s.trim().to_owned()).unwrap_or_default()
     }
+
+    fn synced(&self) -> Option<bool> {
+        static BATTERY: OnceLock<bool> = OnceLock::new();
+        if *BATTERY.get_or_init(set_from_a_battery_clock) {
+            return Some(true);
+        }
+        kernel_synced()
+    }
 }
 
-/// A clock and the database's boot number: what makes ticks.
+/// Whether the kernel took the time from a battery-backed clock when it booted: `hctosys` of Documentation/ABI/testing/rtc-cdev.
+fn set_from_a_battery_clock() -> bool {
+    let clocks = std::fs::read_dir("/sys/class/rtc").into_iter().flatten().flatten();
+    clocks.filter_map(|c| std::fs::read_to_string(c.path().join("hctosys")).ok()).any(|text| text.trim() == "1")
+}
+
+/// The kernel's own view, which ntpd, chrony and systemd-timesyncd keep: adjtimex(2), STA_UNSYNC. `None` where a sandbox forbids to ask.
+#[expect(unsafe_code, reason = "no maintained crate wraps this call; it only reads")]
+fn kernel_synced() -> Option<bool> {
+    // SAFETY: timex is plain integers, for which all zero bits are a value; modes = 0 asks and changes nothing.
+    let (answer, status) = unsafe {
+        let mut state: libc::timex = std::mem::zeroed();
+        (libc::adjtimex(&raw mut state), state.status)
+    };
+    (answer >= 0).then_some(status & libc::STA_UNSYNC == 0)
+}
+
+/// How far the wall clock may be behind the latest time on the disk and still be believed: what a time service sets back after a bad start.
+const SLACK_MS: i64 = 600_000;
+
+/// A clock and the database's boot number: what makes ticks, and what says whether the wall clock is to be believed.
 #[derive(Debug, Clone)]
 pub struct Timeline {
-    clock: std::sync::Arc<dyn Clock>,
+    clock: Arc<dyn Clock>,
     boot: i64,
+    always: bool,
+    // The latest wall time that was believed. Shared: whoever holds a copy of the timeline sees it rise.
+    latest: Arc<AtomicI64>,
 }
 
 impl Timeline {
-    /// `boot` is the number the database gave to the running boot, from 1.
-    pub fn new(clock: std::sync::Arc<dyn Clock>, boot: i64) -> Self {
-        Self { clock, boot }
+    /// `boot` is the number the database gave to the running boot, from 1. `latest` is the latest believed wall time on the disk.
+    /// `always`: the operator vouches for the clock.
+    pub fn new(clock: Arc<dyn Clock>, boot: i64, latest: Wall, always: bool) -> Self {
+        Self { clock, boot, always, latest: Arc::new(AtomicI64::new(latest.0)) }
     }
 
     /// The tick now.
     pub fn now(&self) -> Tick {
-        Tick((self.boot << BOOT_SHIFT) | (self.clock.uptime_ms() & ((1 << BOOT_SHIFT) - 1)))
+        Tick((self.boot << BOOT_SHIFT) | self.uptime_ms())
     }
 
     /// The wall clock now.
@@ -132,9 +169,42 @@ impl Timeline {
         self.clock.wall()
     }
 
-    /// Whether the wall clock could be right: it is not before 2025. A board without a battery begins in 1970.
+    /// Milliseconds since the machine booted.
+    pub fn uptime_ms(&self) -> i64 {
+        self.clock.uptime_ms() & UPTIME_MASK
+    }
+
+    /// The running boot's number.
+    pub fn boot(&self) -> i64 {
+        self.boot
+    }
+
+    /// The wall time of a tick of this boot, by the clock as it is now; `None` for one of another boot.
+    pub fn wall_of(&self, tick: Tick) -> Option<Wall> {
+        (tick.0 >> BOOT_SHIFT == self.boot).then(|| Wall(self.wall().0 - self.uptime_ms() + (tick.0 & UPTIME_MASK)))
+    }
+
+    /// Whether the wall clock is to be believed: not before 2025, not behind a time that was believed before, and kept right by a time
+    /// service or a battery as far as that can be known; or the operator vouches for it.
     pub fn trusted(&self) -> bool {
-        self.wall() >= EARLIEST
+        let wall = self.wall();
+        wall >= EARLIEST
+            && (self.always || (wall.0 >= self.latest.load(Ordering::Relaxed) - SLACK_MS && self.clock.synced() != Some(false)))
+    }
+
+    /// Whether the clock is kept right and yet shows less than has been believed before: one of the two is wrong.
+    pub fn contradicted(&self) -> bool {
+        !self.always && self.clock.synced() == Some(true) && self.wall() >= EARLIEST && !self.trusted()
+    }
+
+    /// Notes a wall time that is believed.
+    pub fn believed(&self, wall: Wall) {
+        self.latest.fetch_max(wall.0, Ordering::Relaxed);
+    }
+
+    /// Gives up the latest believed time for this one.
+    pub fn believe_again(&self, wall: Wall) {
+        self.latest.store(wall.0, Ordering::Relaxed);
     }
 }
 
@@ -172,6 +242,47 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_is_believed_when_it_is_kept_right_and_not_behind_what_was_believed() {
+        #[derive(Debug)]
+        struct Shows(Wall, Option<bool>);
+        impl Clock for Shows {
+            fn wall(&self) -> Wall {
+                self.0
+            }
+            fn uptime_ms(&self) -> i64 {
+                5
+            }
+            fn boot_id(&self) -> String {
+                String::new()
+            }
+            fn synced(&self) -> Option<bool> {
+                self.1
+            }
+        }
+        let (now, hour) = (1_795_435_200_000, 3_600_000);
+        for (shown, synced, latest, always, trusted, contradicted) in [
+            (now, Some(true), 0, false, true, false),
+            (now, None, 0, false, true, false),
+            (now, Some(false), 0, false, false, false),
+            (now, Some(false), 0, true, true, false),
+            (0, Some(true), 0, true, false, false),
+            (now, Some(true), now + hour, false, false, true),
+            (now, Some(true), now + 60_000, false, true, false),
+            (now, Some(false), now + hour, true, true, false),
+        ] {
+            let line = Timeline::new(Arc::new(Shows(Wall(shown), synced)), 1, Wall(latest), always);
+            assert_eq!((line.trusted(), line.contradicted()), (trusted, contradicted), "{shown} {synced:?} {latest} {always}");
+        }
+        let line = Timeline::new(Arc::new(Shows(Wall(now), Some(true))), 3, Wall(0), false);
+        line.believed(Wall(now + hour));
+        assert!(!line.clone().trusted(), "copies share what is believed");
+        line.believe_again(Wall(now));
+        assert!(line.trusted());
+        assert_eq!(line.wall_of(Tick((3 << 42) | 2)), Some(Wall(now - 3)));
+        assert_eq!(line.wall_of(Tick((2 << 42) | 2)), None);
+    }
+
+    #[test]
     fn what_an_earlier_boot_put_off_is_due_in_the_next() {
         #[derive(Debug)]
         struct Fixed(i64);
@@ -185,9 +296,12 @@ mod tests {
             fn boot_id(&self) -> String {
                 String::new()
             }
+            fn synced(&self) -> Option<bool> {
+                None
+            }
         }
-        let first = Timeline::new(std::sync::Arc::new(Fixed(1_000_000)), 1);
-        let second = Timeline::new(std::sync::Arc::new(Fixed(5)), 2);
+        let first = Timeline::new(Arc::new(Fixed(1_000_000)), 1, Wall(0), false);
+        let second = Timeline::new(Arc::new(Fixed(5)), 2, Wall(0), false);
         assert!(first.now().after(Duration::from_secs(86_400 * 365)) < second.now());
         assert_eq!(second.now().since(first.now()), Duration::ZERO);
         assert!(Tick::ZERO.after(Duration::MAX) < Tick::HELD);

@@ -4,8 +4,9 @@ use super::answer::{Answer, Refusal, json_answer};
 use super::body::{self, Kind};
 use super::public::{Visitor, created, wait};
 use super::{Edge, Live};
+use crate::event;
 use crate::lead::{Patch, Reply, Trust, check_status};
-use crate::store::{ChangeFn, Done, Error, Record, View};
+use crate::store::{ChangeFn, Done, Error, Level, Record, Room, View};
 use crate::time::Wall;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Request, StatusCode};
@@ -146,12 +147,26 @@ impl Edge {
         if self.store.failing() {
             return Err(Error::Disk(String::new()).into());
         }
+        if self.store.space().is_some_and(|room| room.level == Level::Full) {
+            return Err(Error::Full.into());
+        }
         match (store, lanes) {
             (Ok(()), true) => Ok(json_answer(StatusCode::OK, &json!({ "status": "ok" }))),
             (Ok(()), false) => {
                 Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "lane_stopped", "leads are kept, but a delivery thread has ended"))
             }
             (Err(e), _) => Err(e.into()),
+        }
+    }
+
+    /// Tells the destinations that ask for it that room is short. Called from the writer's thread.
+    pub fn announce_shortage(&self, room: &Room) {
+        let line = self.store.timeline();
+        let clock = if line.trusted() { event::TRUSTED } else { event::UNTRUSTED };
+        match self.live().router.storage_low(self.store.ids(), room, clock, line.wall()) {
+            Ok(event) if event.targets.is_empty() => {}
+            Ok(event) => self.store.announce(event),
+            Err(e) => log::error!("storage.low could not be made: {e}"),
         }
     }
 
@@ -171,7 +186,17 @@ impl Edge {
                     "waiting": counts.waiting(), "dead": counts.dead, "oldest": oldest.map(Wall::rfc3339),
                 }));
             }
-            Ok(json!({ "status": "ready", "storage": if edge.store.damaged() { "damaged" } else { "ok" }, "destinations": lanes }))
+            let room = edge.store.space();
+            Ok(json!({
+                "status": if room.is_some_and(|r| r.level == Level::Full) { "full" } else { "ready" },
+                "storage": {
+                    "state": if edge.store.damaged() { "damaged" } else { "ok" },
+                    "room": room.map(|r| r.level.name()), "used_bytes": room.map(|r| r.used), "max_bytes": room.and_then(|r| r.max),
+                    "free_bytes": room.map(|r| r.free),
+                },
+                "clock": if edge.store.timeline().trusted() { event::TRUSTED } else { event::UNTRUSTED },
+                "destinations": lanes,
+            }))
         })
         .await?;
         Ok(json_answer(StatusCode::OK, &known?))

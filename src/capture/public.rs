@@ -5,7 +5,7 @@ use super::body::{self, Kind};
 use super::form::{CONSENT, Complaints, Form, Typed};
 use super::pages::Shown;
 use super::{Edge, Live, Source};
-use crate::event::Context;
+use crate::event::{self, Context};
 use crate::lead::{Fault, Submission, Trust};
 use crate::store::{Captured, Done, Error};
 use crate::{id, intake};
@@ -38,7 +38,7 @@ impl Edge {
             channel,
             ip: Some(visitor.ip.to_canonical().to_string()),
             user_agent: agent.map(|a| a.chars().take(USER_AGENT_CHARS_MAX).collect()),
-            clock: if self.store.timeline().trusted() { "trusted" } else { "untrusted" },
+            clock: if self.store.timeline().trusted() { event::TRUSTED } else { event::UNTRUSTED },
             ..Context::default()
         }
     }

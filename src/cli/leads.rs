@@ -1,7 +1,7 @@
 //! `leads list|show|export`. These print people's details: they are for the operator's own eyes and files.
 
 use super::output::{Out, plain, say, say_json, table};
-use super::{Cli, Failure, Format, desk};
+use super::{Cli, Failure, Format, desk, when};
 use crate::id::IdKey;
 use crate::lead::Lead;
 use crate::store::{Desk, Record};
@@ -45,10 +45,6 @@ pub enum Command {
         #[arg(long)]
         raw: bool,
     },
-}
-
-fn when(text: &str) -> Result<Wall, String> {
-    Wall::parse(text).ok_or_else(|| "must be RFC 3339, as in 2026-11-23T12:00:00Z, or a date".to_owned())
 }
 
 /// Leads read in one go, so that no reading holds up the daemon.

@@ -14,7 +14,7 @@ mod trigger;
 use crate::config::{Config, ConfigError, DEFAULT_PATH};
 use crate::secret::Secret;
 use crate::store::{Desk, daemon_runs};
-use crate::time::SystemClock;
+use crate::time::{SystemClock, Wall};
 use crate::{daemon, logging};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use output::{say, say_json};
@@ -232,10 +232,10 @@ fn check(cli: &Cli) -> Result<(), Failure> {
         }
         Err(e) => return Err(e.into()),
     };
-    let database = if config.storage_path.exists() {
-        Desk::open(&config.storage_path)?.check()?;
+    let database = if config.storage.path.exists() {
+        Desk::open(&config.storage.path)?.check()?;
         "whole"
-    } else if config.storage_path.parent().is_some_and(|folder| folder.as_os_str().is_empty() || folder.is_dir()) {
+    } else if config.storage.path.parent().is_some_and(|folder| folder.as_os_str().is_empty() || folder.is_dir()) {
         "not there yet; the first start makes it"
     } else {
         "its folder is not there: make it, or let the systemd unit's StateDirectory do so"
@@ -252,8 +252,12 @@ fn check(cli: &Cli) -> Result<(), Failure> {
     say(&format!("  forms         {}", config.capture.forms.iter().map(|f| format!("/f/{}", f.id)).collect::<Vec<_>>().join(", ")));
     say(&format!("  sources       {}", names(config.capture.sources.iter().map(|s| s.id.as_str()))));
     say(&format!("  destinations  {}", names(config.destinations.iter().map(|d| d.spec.name.as_str()))));
-    say(&format!("  database      {}: {database}", config.storage_path.display()));
+    say(&format!("  database      {}: {database}", config.storage.path.display()));
     Ok(())
+}
+
+fn when(text: &str) -> Result<Wall, String> {
+    Wall::parse(text).ok_or_else(|| "must be RFC 3339, as in 2026-11-23T12:00:00Z, or a date".to_owned())
 }
 
 fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {

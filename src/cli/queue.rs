@@ -1,7 +1,7 @@
 //! `queue status|list|retry|drop|pause|resume`.
 
 use super::output::{hint, plain, say, say_json, table};
-use super::{Cli, Failure, desk, names};
+use super::{Cli, Failure, desk, names, when};
 use crate::config::Config;
 use crate::id::IdKey;
 use crate::store::{Desk, Destination, Entry};
@@ -27,6 +27,16 @@ pub enum Command {
     },
     /// Try deliveries again now; dead letters come back to life.
     Retry(Which),
+    /// Send again what was delivered before, with the same ids; for a receiver that has lost something.
+    Replay {
+        /// The destination's name.
+        destination: String,
+        /// evt_… ids; see leads show.
+        #[arg(required_unless_present = "since", conflicts_with_all = ["since", "until"])]
+        events: Vec<String>,
+        #[command(flatten)]
+        range: Range,
+    },
     /// Drop deliveries for good. The leads stay; they just do not go there.
     Drop {
         #[command(flatten)]
@@ -60,6 +70,25 @@ pub struct Which {
     /// All dead letters.
     #[arg(long, conflicts_with = "all")]
     dead: bool,
+    #[command(flatten)]
+    range: Range,
+}
+
+/// Of the events, those made in this time.
+#[derive(Debug, Args)]
+pub struct Range {
+    /// Only events made at or after this time: RFC 3339, or a date.
+    #[arg(long, value_parser = when, value_name = "TIME", conflicts_with = "events")]
+    since: Option<Wall>,
+    /// Only events made before this time.
+    #[arg(long, value_parser = when, value_name = "TIME", conflicts_with = "events")]
+    until: Option<Wall>,
+}
+
+impl Range {
+    fn holds(&self, at: Wall) -> bool {
+        self.since.is_none_or(|since| at >= since) && self.until.is_none_or(|until| at < until)
+    }
 }
 
 pub fn run(cli: &Cli, command: &Command) -> Result<(), Failure> {
@@ -71,6 +100,16 @@ pub fn run(cli: &Cli, command: &Command) -> Result<(), Failure> {
             let (dest, events) = select(&mut desk, which)?;
             let count = desk.retry(dest.dest, &events)?;
             done(cli, running, &format!("{count} of {} are due now", dest.name), count);
+            Ok(())
+        }
+        Command::Replay { destination, events, range } => {
+            let dest = named(&mut desk, destination)?;
+            let mut chosen = numbers(&mut desk, events)?;
+            if let Some(since) = range.since {
+                chosen.extend(desk.read(|v| v.finished(dest.dest, since, range.until.unwrap_or(Wall(i64::MAX))))?);
+            }
+            let count = desk.replay(dest.dest, &chosen)?;
+            done(cli, running, &format!("{count} deliveries are sent to {} again", dest.name), count);
             Ok(())
         }
         Command::Drop { which, yes } => {
@@ -130,17 +169,20 @@ fn select(desk: &mut Desk, which: &Which) -> Result<(Destination, Vec<i64>), Fai
             let page = desk.read(|v| v.deliveries(dest.dest, state, after, 500))?;
             let Some(last) = page.last() else { break };
             after = last.event;
-            events.extend(page.iter().map(|e| e.event));
+            events.extend(page.iter().filter(|e| which.range.holds(e.at)).map(|e| e.event));
         }
     }
-    let ids = desk.ids().clone();
-    for id in &which.events {
-        match desk.read(|v| v.event_number(&ids, id))? {
-            Some(number) => events.push(number),
-            None => return Err(Failure::new(format!("there is no event {}", plain(id)))),
-        }
-    }
+    events.extend(numbers(desk, &which.events)?);
     Ok((dest, events))
+}
+
+fn numbers(desk: &mut Desk, events: &[String]) -> Result<Vec<i64>, Failure> {
+    let ids = desk.ids().clone();
+    let number = |id: &String| match desk.read(|v| v.event_number(&ids, id))? {
+        Some(number) => Ok(number),
+        None => Err(Failure::new(format!("there is no event {}", plain(id)))),
+    };
+    events.iter().map(number).collect()
 }
 
 fn confirmed(question: &str) -> Result<bool, Failure> {

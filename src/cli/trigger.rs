@@ -6,7 +6,7 @@ use super::{Cli, Failure, find};
 use crate::config::Config;
 use crate::delivery::{Http, Transport};
 use crate::destination::{Answer, Class, judge, webhook};
-use crate::event::{Context, Draft, Kind, sample_detail, sample_lead};
+use crate::event::{self, Context, Draft, Kind};
 use crate::id::IdKey;
 use crate::intake::random;
 use crate::time::{Clock, SystemClock};
@@ -32,18 +32,13 @@ pub fn run(cli: &Cli, options: &Options) -> Result<(), Failure> {
     let destination = find(&config, &options.destination)?;
     let spec = &destination.spec;
     let now = SystemClock.wall();
-    let mut lead = sample_lead();
-    if options.event == Kind::LeadStatusChanged {
-        "contacted".clone_into(&mut lead.status);
-    }
-    let detail = sample_detail(options.event);
-    let context = Context { device: config.device.clone(), channel: "cli", clock: "trusted", ..Context::default() };
-    let draft = Draft::new(options.event, now, &lead, &detail, &context).map_err(|e| Failure::new(e.to_string()))?;
+    let context = Context { device: config.device.clone(), channel: "cli", clock: event::TRUSTED, ..Context::default() };
+    let draft = Draft::sample(options.event, now, &context).map_err(|e| Failure::new(e.to_string()))?;
     // Not from the database: a test has no row, and its ids must not look like anybody's.
     let bits = random().map_err(|e| Failure::new(e.to_string()))?;
     let ids = IdKey::new([0; 32]);
-    let (event, lead_seed) = (ids.event(bits), ids.lead(bits));
-    let (event_id, event_body) = (event.id(1), draft.seal(1, event, lead_seed));
+    let (seed, lead_seed) = (ids.event(bits), ids.lead(bits));
+    let (event_id, event_body) = (seed.id(1), draft.seal(1, seed, lead_seed));
     let body = match webhook::render(spec, &event_body) {
         Ok(None) => event_body,
         Ok(Some(body)) => body,

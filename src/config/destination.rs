@@ -4,7 +4,7 @@ use super::read::{At, Report, Table};
 use super::{Destination, SLUG, is_slug, secrets};
 use crate::delivery::{Network, certificates, is_local, proxy_is_usable};
 use crate::destination::{Body, Spec, Timeouts};
-use crate::event::{Context, Draft, Kind, sample_detail, sample_lead};
+use crate::event::{Context, Draft, Kind};
 use crate::mapping::{Event, Expr, Shape};
 use crate::retry::Policy;
 use crate::secret::Hidden;
@@ -60,6 +60,8 @@ fn delivery(table: &Table<'_, '_, '_>) -> Shared {
         wait_max: seconds("retry_after_max_seconds", 1..=604_800, d.wait_max),
         give_up_attempts: some(count("give_up_attempts", 0..=1_000_000, 0)),
         give_up_after: some(count("give_up_days", 0..=36_500, 0)).map(|days| Duration::from_secs(u64::from(days) * 86_400)),
+        rate_per_minute: some(count("rate_per_minute", 0..=1_000_000, 0)),
+        ramp: seconds("ramp_seconds", 0..=3600, d.ramp),
     };
     let connect = seconds("connect_timeout_seconds", 1..=300, Duration::from_secs(10));
     let total = seconds("timeout_seconds", 1..=600, Duration::from_secs(30));
@@ -115,8 +117,12 @@ fn destination(table: &Table<'_, '_, '_>, name: Option<At<String>>, shared: &Sha
         total: Duration::from_secs(table.number("timeout_seconds", 1..=600, shared.total.as_secs())),
     };
     in_order(table, ("connect_timeout_seconds", timeouts.connect), ("timeout_seconds", timeouts.total));
+    let mut policy = shared.policy.clone();
+    let rate = table.number("rate_per_minute", 0..=1_000_000, u64::from(policy.rate_per_minute.unwrap_or(0)));
+    policy.rate_per_minute = u32::try_from(rate).ok().filter(|n| *n > 0);
+    policy.ramp = Duration::from_secs(table.number("ramp_seconds", 0..=3600, policy.ramp.as_secs()));
     let spec = Spec { name: name?.value, url: url?, secrets, events, when, body, headers, workers, timeouts };
-    Some(Destination { spec: Arc::new(spec), policy: shared.policy.clone(), network: shared.network.clone(), allow_http })
+    Some(Destination { spec: Arc::new(spec), policy, network: shared.network.clone(), allow_http })
 }
 
 fn check_url(table: &Table<'_, '_, '_>, text: &At<String>, allow_http: bool) -> Option<Url> {
@@ -222,7 +228,7 @@ impl Samples {
     fn new(patterns: &[String]) -> Self {
         let taken = Kind::ALL.into_iter().filter(|kind| crate::event::matches(patterns, kind.name()));
         let sample = |kind: Kind| {
-            let draft = Draft::new(kind, Wall(0), &sample_lead(), &sample_detail(kind), &Context::default()).ok()?;
+            let draft = Draft::sample(kind, Wall(0), &Context::default()).ok()?;
             Some((kind, Event::parse(draft.bytes()).ok()?))
         };
         Self(taken.filter_map(sample).collect())

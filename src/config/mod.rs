@@ -16,6 +16,7 @@ use crate::event::Device;
 use crate::lead::Limits;
 use crate::retry::Policy;
 use crate::secret::Hidden;
+use crate::store;
 use read::{At, Report, Table};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -27,6 +28,9 @@ use toml::de::DeTable;
 /// Where the file is looked for.
 pub const DEFAULT_PATH: &str = "/etc/leadsbotd/config.toml";
 
+/// A smaller quota than this would be full before it is of use.
+const MAX_BYTES_LEAST: u64 = 1 << 20;
+
 /// A checked configuration.
 #[derive(Debug)]
 pub struct Config {
@@ -34,14 +38,25 @@ pub struct Config {
     pub device: Device,
     /// The HTTP edge.
     pub capture: Capture,
-    /// The database file.
-    pub storage_path: PathBuf,
+    /// The operator vouches for the wall clock.
+    pub clock_trusted: bool,
+    /// The database.
+    pub storage: Storage,
     /// The receivers.
     pub destinations: Vec<Destination>,
     /// How much is logged.
     pub log_level: log::LevelFilter,
     /// What is not wrong but should be known.
     pub warnings: Vec<String>,
+}
+
+/// Where leads are kept, and how much of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Storage {
+    /// The database file.
+    pub path: PathBuf,
+    /// How large and how old things may grow.
+    pub limits: store::Limits,
 }
 
 /// A receiver and how to reach it.
@@ -96,7 +111,7 @@ impl Config {
         let report = Report::new(&text, true);
         let (root, errors) = DeTable::parse_recoverable(&text);
         report_syntax(&report, &errors);
-        let storage = storage(&Table::root(&report, root.get_ref()).table("storage"));
+        let storage = storage(&Table::root(&report, root.get_ref()).table("storage")).path;
         let faults = report.into_faults();
         if faults.is_empty() { Ok(storage) } else { Err(ConfigError { path: path.to_owned(), faults }) }
     }
@@ -158,20 +173,40 @@ fn report_syntax(report: &Report<'_>, errors: &[toml::de::Error]) {
     }
 }
 
-fn storage(table: &Table<'_, '_, '_>) -> PathBuf {
+fn storage(table: &Table<'_, '_, '_>) -> Storage {
     let path = table.name("path").map_or_else(|| PathBuf::from("/var/lib/leadsbotd/leads.db"), |p| PathBuf::from(p.value));
+    let d = store::Limits::default();
+    let max_bytes = table.number("max_bytes", 0..=(1 << 44), d.max_bytes.unwrap_or(0));
+    if (1..MAX_BYTES_LEAST).contains(&max_bytes) {
+        table.fault_of("max_bytes", format!("must be at least {MAX_BYTES_LEAST}, or 0 for no limit"));
+    }
+    let reserve_bytes = table.number("reserve_bytes", 0..=(1 << 30), d.reserve_bytes);
+    let retention = table.table("retention");
+    let days = |key, default: u32| u32::try_from(retention.number(key, 0..=36_500, u64::from(default))).unwrap_or(default);
+    let keep = store::Retention {
+        history_days: days("history_days", d.keep.history_days),
+        delivered_days: days("delivered_days", d.keep.delivered_days),
+        leads_days: days("leads_days", d.keep.leads_days),
+    };
+    if keep.history_days > 0 && keep.delivered_days > keep.history_days {
+        retention.fault_of(
+            "delivered_days",
+            format!("must not be longer than history_days ({}): after that nobody knows what was delivered", keep.history_days),
+        );
+    }
+    retention.finish();
     table.finish();
-    path
+    Storage { path, limits: store::Limits { max_bytes: (max_bytes > 0).then_some(max_bytes), reserve_bytes, keep } }
 }
 
 fn read(report: &Report<'_>, root: &DeTable<'_>) -> Config {
     let root = Table::root(report, root);
     let mut warnings = Vec::new();
-    let device = device(&root.table("device"));
+    let (device, clock_trusted) = device(&root.table("device"));
     let mut capture = server(&root.table("server"), &mut warnings);
     capture.forms = form::forms(&root);
     capture.sources = sources(&root);
-    let storage_path = storage(&root.table("storage"));
+    let storage = storage(&root.table("storage"));
     let log = root.table("log");
     let log_level = log.text("level").map_or(log::LevelFilter::Info, |level| match level.value.as_str() {
         "error" => log::LevelFilter::Error,
@@ -186,10 +221,18 @@ fn read(report: &Report<'_>, root: &DeTable<'_>) -> Config {
     log.finish();
     let destinations = destination::destinations(&root, &mut warnings);
     root.finish();
-    Config { device, capture, storage_path, destinations, log_level, warnings }
+    Config { device, clock_trusted, capture, storage, destinations, log_level, warnings }
 }
 
-fn device(table: &Table<'_, '_, '_>) -> Device {
+fn device(table: &Table<'_, '_, '_>) -> (Device, bool) {
+    let clock_trusted = table.text("clock").is_some_and(|clock| match clock.value.as_str() {
+        "auto" => false,
+        "trusted" => true,
+        _ => {
+            table.fault_at(&clock, "must be auto or trusted");
+            false
+        }
+    });
     let labels = table.table("labels");
     let mut device = Device {
         id: table.name("id").map_or_else(|| "kiosk".to_owned(), |v| v.value),
@@ -204,7 +247,7 @@ fn device(table: &Table<'_, '_, '_>) -> Device {
         }
     }
     table.finish();
-    device
+    (device, clock_trusted)
 }
 
 fn server(table: &Table<'_, '_, '_>, warnings: &mut Vec<String>) -> Capture {

@@ -28,6 +28,8 @@ const PROBES_WITH_ONE: u32 = 2;
 pub enum Step {
     /// Made an attempt.
     Sent,
+    /// What was read ahead is out of date; the next step reads it anew.
+    Again,
     /// Nothing to do before this tick, or before the lane is woken.
     Idle(Option<Tick>),
 }
@@ -77,6 +79,8 @@ struct Inner {
     rules: Rules,
     cursor: i64,
     buffer: VecDeque<Job>,
+    // The store's epoch when the buffer was read.
+    epoch: u64,
     // Under way, or finished with the outcome not on the disk yet.
     busy: HashSet<i64>,
     // Deliveries that got the lane blocked, and how often.
@@ -85,7 +89,7 @@ struct Inner {
     doubtful: HashSet<i64>,
     // Their mapped body is on its way to the disk; once it is there they are read again.
     unmoved: HashSet<i64>,
-    // Counts the operator's changes: what was claimed before one may be gone.
+    // Counts the operator's changes and corrections of times: what was claimed before one may be gone, or have other bytes.
     changes: u64,
     unreadable: u32,
     paused: bool,
@@ -178,6 +182,7 @@ impl Lane {
                 rules: Rules::new(assignment.policy),
                 cursor: 0,
                 buffer: VecDeque::new(),
+                epoch: 0,
                 busy: HashSet::new(),
                 suspects: HashMap::new(),
                 doubtful: HashSet::new(),
@@ -275,7 +280,7 @@ impl Lane {
             }
             // A fault of this program in one step must not end the lane; the pause keeps it from becoming a hot loop.
             match catch_unwind(AssertUnwindSafe(|| self.step())) {
-                Ok(Step::Sent) => {}
+                Ok(Step::Sent | Step::Again) => {}
                 Ok(Step::Idle(until)) => self.wait(generation, until),
                 Err(_) => {
                     log::error!("destination {}: the lane met a fault of its own and goes on in a minute", self.name());
@@ -323,8 +328,16 @@ impl Lane {
                 Ok(None) => return Step::Idle(self.next_due(now)),
                 Err(e) => return self.unreadable(&mut inner, &e, now),
             };
+            if !self.store.pin(job.event, inner.epoch) {
+                // Its time was put right after it was read.
+                inner.buffer.clear();
+                inner.cursor = 0;
+                return Step::Again;
+            }
             if probe {
                 inner.rules.probe_begins();
+            } else {
+                inner.rules.begins(now);
             }
             inner.busy.insert(job.event);
             (job, probe, inner.changes)
@@ -361,6 +374,9 @@ impl Lane {
                 return Err(e);
             }
         };
+        if self.store.timeline().trusted() {
+            inner.rules.clock_is_right(now);
+        }
         // What was read ahead may have been dropped or retried by hand: read it again.
         inner.buffer.clear();
         inner.cursor = 0;
@@ -403,6 +419,11 @@ impl Lane {
     }
 
     fn read_ahead(&self, inner: &mut Inner, now: Tick) -> Result<(), Error> {
+        let epoch = self.store.epoch();
+        if epoch != inner.epoch {
+            inner.epoch = epoch;
+            inner.changes += 1;
+        }
         let (ready, waiting) = self.store.read(|view| {
             let ready = view.claim_ready(self.dest, inner.cursor, READY_AHEAD)?;
             Ok((ready, view.claim_waiting(self.dest, now, WAITING_AHEAD + inner.busy.len())?))
@@ -459,6 +480,9 @@ impl Lane {
             Answer::Response(_) => true,
             Answer::Failure { kind, .. } => kind.may_have_sent(),
         };
+        if !reached {
+            self.store.unpin(job.event);
+        }
         (verdict, fresh.filter(|_| reached))
     }
 
@@ -467,7 +491,9 @@ impl Lane {
         let (now, wall) = (self.store.timeline().now(), self.store.timeline().wall());
         let age_ms = if job.attempts == 0 { 0 } else { job.age_ms.saturating_add(millis(now.since(job.seen))) };
         let mut inner = self.inner();
-        let own_trouble = verdict.class == Class::Refused && inner.doubtful.contains(&job.event);
+        // Refused by an answer, not by the way there: it may be meant for this delivery alone.
+        let refused = verdict.class == Class::Refused || (verdict.class == Class::Clock && verdict.status.is_some());
+        let own_trouble = refused && inner.doubtful.contains(&job.event);
         let age = Duration::from_millis(u64::try_from(age_ms).unwrap_or(0));
         let tried = Tried { counted: job.attempts, age, probe, own_trouble };
         let (fate, change) = inner.rules.judged(&verdict, tried, now, fastrand::f64());
@@ -477,7 +503,7 @@ impl Lane {
         if own_trouble && job.attempts == 0 {
             log::warn!("destination {}: {event_id} is refused while others get through; it waits alone: {reason}", spec.name);
         }
-        if class != Class::Refused {
+        if !refused {
             inner.suspects.remove(&job.event);
             inner.doubtful.remove(&job.event);
         }
@@ -497,7 +523,7 @@ impl Lane {
         };
         let (dest, event) = (self.dest, job.event);
         if fate == Fate::Again {
-            inner.again(job, class == Class::Refused, fresh.is_some(), changes);
+            inner.again(job, refused, fresh.is_some(), changes);
         }
         drop(inner);
         if let Some(end) = end {

@@ -13,11 +13,11 @@ pub fn judge(url: &Url, answer: &Answer, clock_trusted: bool, wall_now: SystemTi
         Answer::Failure { kind, detail } => failure(*kind, detail, clock_trusted),
         Answer::Response(response) => {
             let (class, code, reason) = match response.status {
-                // Standard Webhooks libraries refuse a timestamp that is minutes off.
-                401 | 403 if !clock_trusted => (
+                // Standard Webhooks libraries refuse a timestamp that is minutes off, with one of these.
+                400 | 401 | 403 if !clock_trusted => (
                     Class::Clock,
                     "clock",
-                    format!("HTTP {} while this device's clock cannot be right; waiting for the clock", response.status),
+                    format!("HTTP {} while this device's clock may be wrong; waiting for the clock", response.status),
                 ),
                 _ => response_class(url, response),
             };
@@ -40,7 +40,7 @@ fn failure(kind: Failure, detail: &str, clock_trusted: bool) -> Verdict {
         Failure::Unreachable => (Class::Offline, "network_unreachable", "the network is not reachable"),
         Failure::ConnectTimeout => (Class::Offline, "timeout", "no connection to the receiver within the deadline"),
         Failure::Tls if !clock_trusted => {
-            (Class::Clock, "clock", "TLS failed while this device's clock cannot be right; waiting for the clock")
+            (Class::Clock, "clock", "TLS failed while this device's clock may be wrong; waiting for the clock")
         }
         // rustls's name for bytes that are no TLS at all.
         Failure::Tls if detail.contains("InvalidContentType") => {
@@ -204,5 +204,10 @@ mod tests {
         let answer = Answer::Failure { kind: Failure::Tls, detail: String::new() };
         assert_eq!(judge(&url, &answer, false, SystemTime::UNIX_EPOCH).class, Class::Clock);
         assert_eq!(judge(&url, &answer, true, SystemTime::UNIX_EPOCH).class, Class::Refused);
+        for (status, class) in [(400, Class::Rejected), (401, Class::Refused), (403, Class::Refused)] {
+            let answer = Answer::Response(Response { status, ..Response::default() });
+            assert_eq!(judge(&url, &answer, false, SystemTime::UNIX_EPOCH).class, Class::Clock, "a timestamp may be what it refuses");
+            assert_eq!(judge(&url, &answer, true, SystemTime::UNIX_EPOCH).class, class);
+        }
     }
 }

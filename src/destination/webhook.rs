@@ -51,9 +51,14 @@ struct Minimal {
 
 #[derive(Serialize, serde::Deserialize)]
 struct MinimalData {
+    // An event of the device has none of these.
+    #[serde(default)]
     name: Value,
+    #[serde(default)]
     email: Value,
+    #[serde(default)]
     score: Value,
+    #[serde(default)]
     source: Value,
 }
 

@@ -63,6 +63,19 @@ impl Desk {
         Ok(count)
     }
 
+    /// Sends finished deliveries of one destination again; returns how many there were.
+    pub fn replay(&mut self, dest: i64, events: &[i64]) -> Result<usize, Error> {
+        let mut count = 0;
+        for chunk in events.chunks(DESK_BATCH) {
+            let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            for event in chunk {
+                count += usize::from(queue::replay(&tx, dest, *event)?);
+            }
+            tx.commit()?;
+        }
+        Ok(count)
+    }
+
     /// Drops deliveries of one destination; returns how many there were.
     pub fn drop_deliveries(&mut self, dest: i64, events: &[i64], at: Wall) -> Result<usize, Error> {
         let mut count = 0;

@@ -7,7 +7,10 @@ mod destinations;
 mod error;
 mod leads;
 mod queue;
+mod retention;
 mod schema;
+mod space;
+mod stamp;
 mod view;
 mod writer;
 
@@ -17,6 +20,8 @@ pub use error::Error;
 pub use leads::{Logged, Record, SUBMISSIONS_REMEMBERED};
 pub use queue::{Counts, End, Entry, Job, Letter, Outcome};
 pub use schema::VERSION;
+use space::Space;
+pub use space::{Level, Limits, Report as Room, Retention};
 pub use view::View;
 
 use crate::event::{Draft, Kind};
@@ -31,7 +36,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// How the store works. Only `path` is configured; the rest are bounds chosen for a small board.
+/// How the store works. `path`, `clock_trusted` and `limits` are configured; the rest are bounds chosen for a small board.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The database file.
@@ -48,6 +53,10 @@ pub struct Options {
     pub flush_after: Duration,
     /// This many outcomes do not wait any longer.
     pub flush_at: usize,
+    /// The operator vouches for the wall clock.
+    pub clock_trusted: bool,
+    /// How large and how old things may grow.
+    pub limits: Limits,
 }
 
 impl Options {
@@ -61,6 +70,8 @@ impl Options {
             batch_bytes_max: 1 << 20,
             flush_after: Duration::from_millis(50),
             flush_at: 128,
+            clock_trusted: false,
+            limits: Limits::default(),
         }
     }
 }
@@ -124,6 +135,7 @@ pub type ChangeFn = Box<dyn Fn(&Record) -> Result<Changes, Fault> + Send>;
 pub(crate) enum Work {
     Capture { event: Box<NewEvent>, submission: Option<[u8; 16]> },
     Change { lead: String, change: ChangeFn },
+    Announce(Box<NewEvent>),
     Register(Vec<String>),
     LaneState { dest: i64, state: &'static str, since: Wall, reason: String },
     Ping,
@@ -132,7 +144,7 @@ pub(crate) enum Work {
 impl Work {
     fn bytes(&self) -> usize {
         match self {
-            Work::Capture { event, .. } => event.draft.bytes().len(),
+            Work::Capture { event, .. } | Work::Announce(event) => event.draft.bytes().len(),
             _ => 256,
         }
     }
@@ -194,6 +206,8 @@ struct Shared {
     options: Options,
     timeline: Timeline,
     ids: IdKey,
+    stamps: stamp::Stamps,
+    space: Space,
     queue: Mutex<Queue>,
     signal: Condvar,
     watchers: Mutex<HashMap<i64, Arc<dyn Watcher>>>,
@@ -281,6 +295,7 @@ impl Store {
             Err(TryLockError::WouldBlock) => return Err(Error::InUse(path)),
             Err(TryLockError::Error(e)) => return Err(failed(format!("cannot lock its lock file: {e}"))),
         }
+        let space = Space::new(&path, options.limits.clone());
         let mut conn = schema::connect(&path, schema::Purpose::Writer)?;
         schema::migrate(&mut conn, &path)?;
         let bytes = std::fs::metadata(&path).map_or(0, |m| m.len());
@@ -289,15 +304,18 @@ impl Store {
             schema::quick_check(&conn)?;
         }
         let ids = IdKey::new(schema::id_key(&conn)?);
-        let timeline = schema::timeline(&conn, clock)?;
+        let (timeline, open) = schema::timeline(&conn, clock, options.clock_trusted)?;
         let released = queue::release_orphans(&conn)?;
         if released > 0 {
             log::warn!("{released} held deliveries had nothing left to wait for and were released");
         }
+        space.measure(&conn)?;
         let shared = Arc::new(Shared {
             options,
             timeline,
             ids,
+            stamps: stamp::Stamps::new(open),
+            space,
             queue: Mutex::default(),
             signal: Condvar::new(),
             watchers: Mutex::default(),
@@ -358,11 +376,49 @@ impl Store {
         submission: Option<[u8; 16]>,
         reply: impl FnOnce(Result<Done, Error>) + Send + 'static,
     ) -> Result<Ticket, Error> {
+        self.room()?;
         self.submit(Work::Capture { event: Box::new(event), submission }, Box::new(reply))
+    }
+
+    /// Keeps an event of the device's own, which is about no lead. Best effort: nobody waits for it.
+    pub fn announce(&self, event: NewEvent) {
+        let kind = event.draft.kind.name();
+        let told = self.submit(
+            Work::Announce(Box::new(event)),
+            Box::new(move |done| {
+                if let Err(e) = done {
+                    log::warn!("the event {kind} could not be kept: {e}");
+                }
+            }),
+        );
+        if told.is_err() {
+            log::warn!("the event {kind} could not be kept: the writer is busy");
+        }
+    }
+
+    fn room(&self) -> Result<(), Error> {
+        if self.0.space.level() == Level::Full { Err(Error::Full) } else { Ok(()) }
+    }
+
+    /// How much room there is, as last measured.
+    pub fn space(&self) -> Option<Room> {
+        self.0.space.report()
+    }
+
+    /// Other limits from now on.
+    pub fn set_limits(&self, limits: Limits) {
+        self.0.space.set_limits(limits);
+        self.0.signal.notify_one();
+    }
+
+    /// `f` is told whenever the level of room changes, on the writer's thread: it must return at once.
+    pub fn on_space(&self, f: impl Fn(&Room) + Send + Sync + 'static) {
+        self.0.space.on_change(Box::new(f));
     }
 
     /// Asks the writer to change the lead with this public id.
     pub fn change(&self, lead: &str, change: ChangeFn, reply: impl FnOnce(Result<Done, Error>) + Send + 'static) -> Result<Ticket, Error> {
+        self.room()?;
         self.submit(Work::Change { lead: lead.to_owned(), change }, Box::new(reply))
     }
 
@@ -448,6 +504,22 @@ impl Store {
             }
         }
         result
+    }
+
+    /// To be asked before deliveries are read; see [`Store::pin`].
+    pub fn epoch(&self) -> u64 {
+        self.0.stamps.epoch()
+    }
+
+    /// Fixes the bytes of an event that is about to be sent and was read at `epoch`. False when its time has been put right since: its
+    /// bytes must be read again.
+    pub fn pin(&self, event: i64, epoch: u64) -> bool {
+        self.0.stamps.pin(event, epoch)
+    }
+
+    /// Not a byte of an event that was pinned has left the device.
+    pub fn unpin(&self, event: i64) {
+        self.0.stamps.unpin(event);
     }
 
     /// Waits until the writer has nothing left to do, or `patience` has passed; true in the first case. For stopping and for tests.

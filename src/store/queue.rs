@@ -444,6 +444,22 @@ pub fn retry(conn: &Connection, dest: i64, event: i64) -> Result<bool, Error> {
         return Ok(ready.query_row([dest, event], |r| r.get(0))?);
     }
     conn.prepare_cached("DELETE FROM rendered WHERE dest = ?1 AND event = ?2")?.execute([dest, event])?;
+    put_back(conn, dest, event)?;
+    Ok(true)
+}
+
+/// Sends a finished delivery again: made, or dropped by hand. It gets its attempts back and a body of its own time; the ids stay. False
+/// when it is not finished, or was never meant for this destination.
+pub fn replay(conn: &Connection, dest: i64, event: i64) -> Result<bool, Error> {
+    if conn.prepare_cached("DELETE FROM history WHERE event = ?1 AND dest = ?2")?.execute([event, dest])? == 0 {
+        return Ok(false);
+    }
+    put_back(conn, dest, event)?;
+    Ok(true)
+}
+
+/// Puts a finished delivery into the queue, behind earlier events of its lead that wait there.
+fn put_back(conn: &Connection, dest: i64, event: i64) -> Result<(), Error> {
     let behind = match lead_of(conn, event)? {
         Some(lead) if lead != event => earlier_unfinished(conn, dest, event, lead)?,
         _ => false,
@@ -451,7 +467,16 @@ pub fn retry(conn: &Connection, dest: i64, event: i64) -> Result<bool, Error> {
     let due = if behind { Tick::HELD } else { Tick::ZERO };
     conn.prepare_cached("INSERT INTO waiting (dest, event, due, attempts, age, seen) VALUES (?1, ?2, ?3, 0, 0, 0)")?
         .execute(params![dest, event, due.0])?;
-    Ok(true)
+    Ok(())
+}
+
+/// The finished deliveries of a destination whose events were made in `[since, until)`, oldest first.
+pub fn finished(conn: &Connection, dest: i64, since: Wall, until: Wall) -> Result<Vec<i64>, Error> {
+    let mut statement = conn.prepare_cached(
+        "SELECT h.event FROM history h JOIN event e ON e.seq = h.event WHERE h.dest = ?1 AND e.at >= ?2 AND e.at < ?3 ORDER BY h.event",
+    )?;
+    let rows = statement.query_map(params![dest, since.0, until.0], |r| r.get(0))?;
+    rows.map(|r| r.map_err(Error::from)).collect()
 }
 
 /// Takes a delivery out for good; history says `dropped`. False when it is neither unfinished nor dead.

@@ -3,7 +3,7 @@
 //! A newer or foreign file is refused and never touched.
 
 use super::Error;
-use crate::time::{Clock, Tick, Timeline};
+use crate::time::{Clock, Tick, Timeline, Wall};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +11,9 @@ use std::sync::Arc;
 /// `PRAGMA application_id` of our files: "Lead".
 const APPLICATION_ID: i64 = 0x4c65_6164;
 /// `PRAGMA user_version` this program reads and writes.
-pub const VERSION: i64 = 1;
+pub const VERSION: i64 = 2;
+/// What makes schema n + 2 of schema n + 1, in order. The result equals `schema.sql`; a test holds them together.
+const STEPS: [&str; 1] = [include_str!("schema-2.sql")];
 /// Files up to this size are checked whole before anything else; larger ones in the background.
 pub const CHECK_BYTES_MAX: u64 = 8 << 20;
 // Small pages: what one lead writes is a handful of them. It can only be chosen when the file is made.
@@ -119,7 +121,13 @@ pub fn migrate(conn: &mut Connection, path: &Path) -> Result<(), Error> {
             tx.pragma_update(None, "application_id", APPLICATION_ID)?;
             tx.pragma_update(None, "user_version", VERSION)?;
         }
-        (APPLICATION_ID, VERSION) => {}
+        (APPLICATION_ID, 1..=VERSION) => {
+            for (step, from) in STEPS.iter().zip(1..).filter(|(_, from)| *from >= version) {
+                tx.execute_batch(step)?;
+                tx.pragma_update(None, "user_version", from + 1)?;
+                log::info!("the database is migrated from schema {from} to {}", from + 1);
+            }
+        }
         (id, version) => return Err(failed(mismatch(id, version))),
     }
     tx.commit()?;
@@ -147,18 +155,66 @@ pub fn id_key(conn: &Connection) -> Result<[u8; 32], Error> {
 
 /// Gives the running boot its number: the last one's, or the next when the machine has booted since. A boot whose id cannot be read,
 /// or whose clock is behind a tick already on the disk, counts as new: too many boots are harmless, a frozen queue is not.
-pub fn timeline(conn: &Connection, clock: Arc<dyn Clock>) -> Result<Timeline, Error> {
-    let boot: i64 = meta(conn, "boot")?.unwrap_or(0);
-    let known: Option<String> = meta(conn, "boot_id")?;
+///
+/// The second part is the first event of this boot whose time may still be put right, when the last run ended in order.
+pub fn timeline(conn: &Connection, clock: Arc<dyn Clock>, always: bool) -> Result<(Timeline, Option<i64>), Error> {
+    let last: Option<(i64, String, Option<i64>)> = conn
+        .query_row("SELECT boot, id, open FROM boot ORDER BY boot DESC LIMIT 1", [], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
+        .optional()?;
+    let tick: i64 = conn.query_row("SELECT tick FROM event ORDER BY seq DESC LIMIT 1", [], |r| r.get(0)).optional()?.unwrap_or(0);
+    let latest = latest_believed(conn)?;
     let id = clock.boot_id();
-    let latest: i64 = conn.query_row("SELECT tick FROM event ORDER BY seq DESC LIMIT 1", [], |r| r.get(0)).optional()?.unwrap_or(0);
-    let same = Timeline::new(Arc::clone(&clock), boot);
-    if boot > 0 && !id.is_empty() && known.as_deref() == Some(&id) && same.now() >= Tick(latest) {
-        return Ok(same);
+    let (boot, known, open) = last.unwrap_or_default();
+    let same = Timeline::new(Arc::clone(&clock), boot, latest, always);
+    if boot > 0 && !id.is_empty() && known == id && same.now() >= Tick(tick) {
+        if open.is_some() {
+            // From now on only an orderly stop may say so again.
+            conn.execute("UPDATE boot SET open = NULL WHERE boot = ?1", [boot])?;
+        }
+        return Ok((same, open));
     }
-    set_meta(conn, "boot", &(boot + 1))?;
-    set_meta(conn, "boot_id", &id)?;
-    Ok(Timeline::new(clock, boot + 1))
+    let line = Timeline::new(clock, boot + 1, latest, always);
+    conn.execute("INSERT INTO boot (boot, id) VALUES (?1, ?2)", rusqlite::params![boot + 1, id])?;
+    conn.execute("DELETE FROM boot WHERE boot <= ?1", [boot - 4095])?;
+    if line.trusted() {
+        clock_known(conn, &line)?;
+    }
+    Ok((line, None))
+}
+
+/// The latest wall time on the disk that was believed: when a boot's clock was, and what the newest such events say.
+fn latest_believed(conn: &Connection) -> Result<Wall, Error> {
+    let seen: Option<i64> = conn.query_row("SELECT max(seen) FROM boot", [], |r| r.get(0))?;
+    let mut newest = conn.prepare("SELECT at, body FROM event ORDER BY seq DESC LIMIT 64")?;
+    let mut rows = newest.query([])?;
+    while let Some(row) = rows.next()? {
+        if !crate::event::is_untrusted(row.get_ref(1)?.as_blob().unwrap_or_default()) {
+            return Ok(Wall(seen.unwrap_or(0).max(row.get(0)?)));
+        }
+    }
+    Ok(Wall(seen.unwrap_or(0)))
+}
+
+/// Notes that the running boot's clock is to be believed now, and what it shows.
+pub fn clock_known(conn: &Connection, line: &Timeline) -> Result<(), Error> {
+    let wall = line.wall();
+    conn.execute(
+        "UPDATE boot SET \"offset\" = ?2, seen = ?3 WHERE boot = ?1",
+        rusqlite::params![line.boot(), wall.0 - line.uptime_ms(), wall.0],
+    )?;
+    line.believed(wall);
+    Ok(())
+}
+
+/// Whether the running boot's clock has been believed before.
+pub fn is_clock_known(conn: &Connection, boot: i64) -> Result<bool, Error> {
+    Ok(conn.query_row("SELECT seen IS NOT NULL FROM boot WHERE boot = ?1", [boot], |r| r.get(0)).optional()?.unwrap_or(false))
+}
+
+/// Keeps, at an orderly stop, from which event on times may still be put right.
+pub fn keep_open(conn: &Connection, boot: i64, open: i64) -> Result<(), Error> {
+    conn.execute("UPDATE boot SET open = ?2 WHERE boot = ?1", [boot, open])?;
+    Ok(())
 }
 
 /// A write that says nothing, to see whether the disk takes one.
@@ -182,6 +238,31 @@ fn set_meta<T: rusqlite::ToSql>(conn: &Connection, key: &str, value: &T) -> Resu
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    /// What SQLite knows of the tables, without the differences of how they were written down.
+    fn shape(conn: &Connection) -> Vec<String> {
+        let mut statement = conn
+            .prepare(
+                "SELECT m.name || '.' || c.name || ' ' || c.type || ' ' || c.\"notnull\" || ' ' || c.pk || ' ' || ifnull(c.dflt_value, '')
+                 FROM sqlite_schema m, pragma_table_xinfo(m.name) c ORDER BY m.name, c.cid",
+            )
+            .unwrap();
+        statement.query_map([], |r| r.get(0)).unwrap().map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn a_migrated_file_has_the_shape_of_a_new_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let new = dir.path().join("new.db");
+        let mut fresh = connect(&new, Purpose::Writer).unwrap();
+        migrate(&mut fresh, &new).unwrap();
+        let old = dir.path().join("old.db");
+        std::fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/fixtures/schema-1.db"), &old).unwrap();
+        let mut migrated = connect(&old, Purpose::Writer).unwrap();
+        migrate(&mut migrated, &old).unwrap();
+        assert_eq!(shape(&migrated), shape(&fresh));
+        assert_eq!(identity(&migrated).unwrap(), (APPLICATION_ID, VERSION));
+    }
 
     #[test]
     fn a_new_database_and_its_wal_are_readable_for_their_owner_alone() {

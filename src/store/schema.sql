@@ -1,9 +1,18 @@
--- Schema 1. Few pages and few trees are touched by a capture: `event` and `ready` at their right edges, `submission` when a key was sent.
+-- Schema 2. Few pages and few trees are touched by a capture: `event` and `ready` at their right edges, `submission` when a key was sent.
 
 CREATE TABLE meta (
   key   TEXT PRIMARY KEY,
   value BLOB NOT NULL
 ) WITHOUT ROWID;
+
+-- One row each time the machine has started with this file; the high bits of a tick. The last 4096 are kept.
+CREATE TABLE boot (
+  boot   INTEGER PRIMARY KEY,
+  id     TEXT NOT NULL,        -- the kernel's boot id
+  "offset" INTEGER,            -- wall clock minus uptime, ms, once the clock could be believed
+  seen   INTEGER,              -- the wall time at which that was
+  open   INTEGER               -- written at an orderly stop: the first event whose time may still be put right
+);
 
 -- The log. `seq` is the commit order and is never used twice. A lead's key is the seq of its lead.created event (lead = seq).
 CREATE TABLE event (

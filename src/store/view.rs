@@ -40,6 +40,11 @@ impl View<'_> {
         queue::list(self.0, dest, state, after, limit)
     }
 
+    /// Finished deliveries of events made in `[since, until)`.
+    pub fn finished(&self, dest: i64, since: Wall, until: Wall) -> Result<Vec<i64>, Error> {
+        queue::finished(self.0, dest, since, until)
+    }
+
     /// All deliveries of an event.
     pub fn deliveries_of(&self, event: i64) -> Result<Vec<Entry>, Error> {
         let destinations: Vec<i64> = self.destinations()?.iter().map(|d| d.dest).collect();

@@ -2,6 +2,7 @@
 //!
 //! It never answers before the fsync, never waits for a lane or a caller, and never loses an outcome: those it cannot write it keeps.
 
+use super::retention::Forgetting;
 use super::{
     Captured, Command, Done, Error, Letter, NewEvent, Outcome, Store, Watcher, Work, creates, destinations, leads, lock, queue, schema,
 };
@@ -17,6 +18,10 @@ use std::time::{Duration, Instant};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// WAL frames after which the writer copies them into the database file.
 const CHECKPOINT_FRAMES: i64 = 1000;
+/// The pause between two steps of forgetting: visitors and deliveries go first.
+const FORGET_EVERY: Duration = Duration::from_millis(20);
+/// A clock that is kept right, and behind what was believed before, is believed after so long.
+const CONTRADICTION: Duration = Duration::from_secs(600);
 
 pub(super) struct State {
     store: Store,
@@ -30,6 +35,13 @@ pub(super) struct State {
     // After a failure outcomes are tried again only then, or together with a command.
     outcomes_not_before: Option<Instant>,
     failures: u32,
+    // The running boot's clock has been believed, and the disk knows its offset.
+    clock_known: bool,
+    // Since when the clock is kept right and yet shows less than was believed before.
+    contradicted: Option<Tick>,
+    forgetting: Forgetting,
+    // There is more to forget at once.
+    busy_forgetting: bool,
 }
 
 /// What one transaction did, told only after its commit.
@@ -44,6 +56,8 @@ impl State {
     pub(super) fn new(store: Store, conn: Connection) -> Result<Self, Error> {
         let next_seq = leads::last_seq(&conn)? + 1;
         let data_version = data_version(&conn)?;
+        let forgetting = Forgetting::new(store.0.timeline.now());
+        let clock_known = schema::is_clock_known(&conn, store.0.timeline.boot())?;
         Ok(Self {
             store,
             conn: Some(conn),
@@ -54,6 +68,10 @@ impl State {
             outcomes_since: None,
             outcomes_not_before: None,
             failures: 0,
+            clock_known,
+            contradicted: None,
+            forgetting,
+            busy_forgetting: false,
         })
     }
 
@@ -62,6 +80,8 @@ impl State {
             let (commands, stopping) = self.take();
             let work = commands.len();
             let panicked = catch_unwind(AssertUnwindSafe(|| self.turn(commands))).is_err();
+            self.watch_the_clock();
+            self.keep_room(work);
             if panicked {
                 log::error!("the writer met a fault of its own; the commands of this turn were refused, nothing acknowledged is lost");
             }
@@ -70,7 +90,73 @@ impl State {
             }
         }
         if let Some(conn) = &self.conn {
+            if let Some(open) = self.store.0.stamps.remaining()
+                && let Err(e) = schema::keep_open(conn, self.store.0.timeline.boot(), open)
+            {
+                log::warn!("the times of the latest leads will stay as they are, marked untrusted: {e}");
+            }
             checkpoint(conn, "TRUNCATE");
+        }
+    }
+
+    /// Notices that the clock can be believed from now on, and puts the times of what was captured before right.
+    fn watch_the_clock(&mut self) {
+        let line = &self.store.0.timeline;
+        if line.contradicted() {
+            let since = *self.contradicted.get_or_insert(line.now());
+            if line.now().since(since) >= CONTRADICTION {
+                log::warn!(
+                    "a time service keeps the clock at {}, which is behind what it showed earlier; it is believed from now on",
+                    line.wall().rfc3339()
+                );
+                line.believe_again(line.wall());
+            }
+        } else {
+            self.contradicted = None;
+        }
+        if (self.clock_known && !self.store.0.stamps.is_open()) || self.failures > 0 || !line.trusted() {
+            return;
+        }
+        let Some(conn) = &mut self.conn else { return };
+        if !self.clock_known {
+            if let Err(e) = schema::clock_known(conn, line) {
+                self.failed(&e);
+                return;
+            }
+            self.clock_known = true;
+            log::info!("the clock can be believed from now on: {}", line.wall().rfc3339());
+            self.tell_of_change();
+        }
+        let line = &self.store.0.timeline;
+        let Some(conn) = &mut self.conn else { return };
+        if !self.store.0.stamps.is_open() {
+            return;
+        }
+        match self.store.0.stamps.put_right(conn, line) {
+            Ok(0) => {}
+            Ok(count) => {
+                log::info!("the times of {count} events were put right; they had been captured before the clock could be believed");
+                self.tell_of_change();
+            }
+            Err(e) => self.failed(&e),
+        }
+    }
+
+    /// Measures the room, and forgets what is old while there is nothing else to do.
+    fn keep_room(&mut self, work: usize) {
+        let Some(conn) = &mut self.conn else { return };
+        let shared = &self.store.0;
+        if let Err(e) = shared.space.measure(conn) {
+            self.failed(&e);
+            return;
+        }
+        self.busy_forgetting = false;
+        if work > 0 || self.failures > 0 {
+            return;
+        }
+        match self.forgetting.step(conn, &shared.timeline, &shared.space) {
+            Ok(more) => self.busy_forgetting = more,
+            Err(e) => self.failed(&e),
         }
     }
 
@@ -85,6 +171,11 @@ impl State {
             }
             let held_back = self.outcomes_not_before.map(|at| at.saturating_duration_since(Instant::now())).filter(|d| !d.is_zero());
             let patience = match self.outcomes_since {
+                // Times are being put right, a piece at a turn.
+                None if self.clock_known && self.failures == 0 && self.store.0.stamps.is_open() && self.store.0.timeline.trusted() => {
+                    Duration::ZERO
+                }
+                None if self.busy_forgetting => FORGET_EVERY,
                 None => LOOK_EVERY,
                 Some(_) if held_back.is_some() => held_back.unwrap_or(LOOK_EVERY),
                 Some(_) if self.outcomes.len() >= options.flush_at => Duration::ZERO,
@@ -152,9 +243,12 @@ impl State {
                 Err(Stop::Disk(e)) => {
                     refuse(std::mem::take(&mut commands), &e);
                     self.failed(&e);
-                    // Finishing deliveries frees space: it must go on when captures cannot.
-                    if e == Error::Full && !self.outcomes.is_empty() {
-                        self.outcomes_alone();
+                    // Finishing deliveries frees space: it must go on when captures cannot, into the reserve.
+                    if e == Error::Full {
+                        self.store.0.space.release();
+                        if !self.outcomes.is_empty() {
+                            self.outcomes_alone();
+                        }
                     }
                     for (command, e) in failed {
                         (command.reply)(Err(e));
@@ -197,12 +291,17 @@ impl State {
         };
         if version != self.data_version {
             self.data_version = version;
-            let watchers: Vec<Arc<dyn Watcher>> = lock(&self.store.0.watchers).values().cloned().collect();
-            for watcher in watchers {
-                watcher.changed();
-            }
+            self.tell_of_change();
         }
         Ok(())
+    }
+
+    /// Every lane reads anew what it has read ahead.
+    fn tell_of_change(&self) {
+        let watchers: Vec<Arc<dyn Watcher>> = lock(&self.store.0.watchers).values().cloned().collect();
+        for watcher in watchers {
+            watcher.changed();
+        }
     }
 
     fn commit(&mut self, commands: &[Command]) -> Result<Told, Stop> {
@@ -356,7 +455,7 @@ fn perform(conn: &Connection, store: &Store, work: &Work, seq: &mut i64, now: (T
                 let (lead_id, event_id) = (ids.lead(random).id(first), ids.event(random).id(first));
                 return Ok(Done::Captured(Captured { lead_id, event_id, repeated: true }));
             }
-            let number = append(conn, event, None, seq, now, woken)?;
+            let number = append(conn, store, event, None, seq, now, woken)?;
             if let Some(digest) = submission {
                 leads::remember(conn, digest, number)?;
             }
@@ -376,10 +475,14 @@ fn perform(conn: &Connection, store: &Store, work: &Work, seq: &mut i64, now: (T
             }
             let mut made = Vec::with_capacity(changes.events.len());
             for event in &changes.events {
-                let number = append(conn, event, Some(record.number), seq, now, woken)?;
+                let number = append(conn, store, event, Some(record.number), seq, now, woken)?;
                 made.push(event.event.id(number));
             }
             Ok(Done::Changed(Box::new((record, made))))
+        }
+        Work::Announce(event) => {
+            append(conn, store, event, None, seq, now, woken)?;
+            Ok(Done::Kept)
         }
         Work::Register(names) => {
             let numbers: Result<Vec<i64>, Error> = names.iter().map(|n| destinations::register(conn, n)).collect();
@@ -396,6 +499,7 @@ fn perform(conn: &Connection, store: &Store, work: &Work, seq: &mut i64, now: (T
 /// Writes an event and a delivery for each of its targets; returns its number.
 fn append(
     conn: &Connection,
+    store: &Store,
     event: &NewEvent,
     lead: Option<i64>,
     seq: &mut i64,
@@ -405,6 +509,11 @@ fn append(
     let number = *seq;
     *seq += 1;
     let lead = if creates(event.draft.kind) { Some(number) } else { lead };
+    if event.draft.untrusted {
+        store.0.stamps.untrusted(number);
+    } else {
+        store.0.timeline.believed(event.draft.at);
+    }
     let body = event.draft.seal(number, event.event, event.lead);
     let row =
         leads::NewRow { seq: number, lead, kind: event.draft.kind, at: event.draft.at, tick, random: event.event.random(), body: &body };

@@ -44,6 +44,9 @@ impl Clock for Hands {
     fn boot_id(&self) -> String {
         "one".to_owned()
     }
+    fn synced(&self) -> Option<bool> {
+        Some(true)
+    }
 }
 
 /// A lane over a real store, stepped by hand.
@@ -103,6 +106,7 @@ impl Rig {
             assert!(self.store.settle(Duration::from_secs(10)));
             match self.lane.step() {
                 Step::Sent => attempts += 1,
+                Step::Again => {}
                 Step::Idle(next) => {
                     let now = self.store.timeline().now();
                     let left = until - self.clock.uptime_ms();

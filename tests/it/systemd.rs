@@ -149,7 +149,7 @@ fn the_unit_fits_the_daemon() {
     assert_eq!(setting(&unit, "RestartPreventExitStatus"), "78");
     let config = leadsbotd::config::Config::default();
     let state = Path::new("/var/lib").join(setting(&unit, "StateDirectory"));
-    assert!(config.storage_path.starts_with(&state), "the default database is not where the unit lets the daemon write");
+    assert!(config.storage.path.starts_with(&state), "the default database is not where the unit lets the daemon write");
     let files: usize = setting(&unit, "LimitNOFILE").parse().unwrap();
     assert!(files >= config.capture.connections_max * 2, "the default connections_max needs more files");
     assert!(config.capture.listen.iter().all(|at| at.port() >= 1024), "the unit's sandbox has no capability to listen at the default port");

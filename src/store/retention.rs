@@ -1,0 +1,212 @@
+//! Forgetting: what is old enough is taken out, a little at a time, and the room goes back to the file system.
+//!
+//! It must never take out an event that still has to be delivered, nor the newest one, whose number says how far the log has come.
+
+use super::{Error, Retention, Space};
+use crate::time::{Tick, Timeline};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use std::time::Duration;
+
+/// Rows looked at in one step, so that a capture never waits long.
+const STEP: i64 = 200;
+/// How often everything is gone through, in hours of uptime, and how soon after the start for the first time.
+const EVERY: Duration = Duration::from_secs(6 * 3600);
+const FIRST: Duration = Duration::from_secs(60);
+/// Pages given back in one step.
+const PAGES: i64 = 256;
+/// Fewer unused pages than this are left for the next leads to be written into.
+const PAGES_LEFT: i64 = 1024;
+const DAY_MS: i64 = 86_400_000;
+
+/// Where the work stands.
+#[derive(Debug)]
+pub struct Forgetting {
+    next: Tick,
+    phase: Phase,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Rest,
+    History { after: (i64, i64) },
+    Events { after: i64 },
+    Vacuum,
+}
+
+impl Forgetting {
+    /// Begins a minute after `now`.
+    pub fn new(now: Tick) -> Self {
+        Self { next: now.after(FIRST), phase: Phase::Rest }
+    }
+
+    /// One step, if it is time for one. True when there is more to do at once.
+    pub fn step(&mut self, conn: &mut Connection, line: &Timeline, space: &Space) -> Result<bool, Error> {
+        let now = line.now();
+        let short = space.near_quota();
+        if self.phase == Phase::Rest {
+            if now < self.next && !(short && history_is_there(conn)?) {
+                return Ok(false);
+            }
+            self.phase = Phase::History { after: (0, 0) };
+        }
+        let keep = space.limits().keep;
+        self.phase = match self.phase {
+            Phase::Rest => Phase::Rest,
+            Phase::History { after } => match history(conn, line, keep, after, short)? {
+                Some(after) => Phase::History { after },
+                None => Phase::Events { after: 0 },
+            },
+            Phase::Events { after } => match events(conn, line, keep, after)? {
+                Some(after) => Phase::Events { after },
+                None => Phase::Vacuum,
+            },
+            Phase::Vacuum => {
+                if give_back(conn)? {
+                    Phase::Vacuum
+                } else {
+                    self.next = now.after(EVERY);
+                    Phase::Rest
+                }
+            }
+        };
+        Ok(self.phase != Phase::Rest)
+    }
+}
+
+fn history_is_there(conn: &Connection) -> Result<bool, Error> {
+    Ok(conn.prepare_cached("SELECT EXISTS (SELECT 1 FROM history)")?.query_row([], |r| r.get(0))?)
+}
+
+/// Before when something of `days` is old; `None` when it never is, or when the clock cannot say.
+fn cutoff(line: &Timeline, days: u32) -> Option<i64> {
+    (days > 0 && line.trusted()).then(|| line.wall().0 - i64::from(days) * DAY_MS)
+}
+
+/// Takes old history out, and any when the quota is nearly used up. Gives where to go on.
+fn history(conn: &mut Connection, line: &Timeline, keep: Retention, after: (i64, i64), short: bool) -> Result<Option<(i64, i64)>, Error> {
+    let cutoff = if short { Some(i64::MAX) } else { cutoff(line, keep.history_days) };
+    let Some(cutoff) = cutoff else { return Ok(None) };
+    let rows: Vec<(i64, i64, i64)> = {
+        // A time from before the clock was set says nothing; the event's own has been put right.
+        let mut statement = conn.prepare_cached(
+            "SELECT h.event, h.dest, max(h.at, ifnull(e.at, 0)) FROM history h LEFT JOIN event e ON e.seq = h.event
+             WHERE (h.event, h.dest) > (?1, ?2) ORDER BY h.event, h.dest LIMIT ?3",
+        )?;
+        let rows = statement.query_map(params![after.0, after.1, STEP], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?;
+        rows.collect::<Result<_, _>>()?
+    };
+    let last = rows.last().map(|(event, dest, _)| (*event, *dest));
+    let old: Vec<_> = rows.into_iter().filter(|(_, _, at)| *at < cutoff).collect();
+    if !old.is_empty() {
+        let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for (event, dest, _) in &old {
+            tx.prepare_cached("DELETE FROM history WHERE event = ?1 AND dest = ?2")?.execute([event, dest])?;
+        }
+        tx.commit()?;
+        log::debug!("{} records of deliveries were forgotten", old.len());
+    }
+    Ok(last)
+}
+
+/// Takes out old leads, and old events that are about no lead. Gives where to go on.
+fn events(conn: &mut Connection, line: &Timeline, keep: Retention, after: i64) -> Result<Option<i64>, Error> {
+    let (history, delivered, leads) = (cutoff(line, keep.history_days), cutoff(line, keep.delivered_days), cutoff(line, keep.leads_days));
+    let Some(latest) = [history, delivered, leads].into_iter().flatten().max() else { return Ok(None) };
+    let rows: Vec<(i64, Option<i64>, i64)> = {
+        let mut statement = conn.prepare_cached(
+            "SELECT seq, lead, at FROM event WHERE seq > ?1 AND seq < (SELECT max(seq) FROM event) ORDER BY seq LIMIT ?2",
+        )?;
+        let rows = statement.query_map([after, STEP], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?;
+        rows.collect::<Result<_, _>>()?
+    };
+    let last = rows.last().map(|(seq, ..)| *seq);
+    let old: Vec<_> = rows.into_iter().filter(|(seq, lead, at)| *at < latest && lead.is_none_or(|l| l == *seq)).collect();
+    if old.is_empty() {
+        return Ok(last);
+    }
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let mut count = 0;
+    for (seq, lead, _) in old {
+        let of_lead = of_lead(&tx, seq, lead)?;
+        let newest = of_lead.iter().map(|(_, at)| *at).max().unwrap_or(0);
+        let state = state(&tx, &of_lead)?;
+        let forget = match (lead, state) {
+            (_, State::Pending) => false,
+            (None, _) => history.is_some_and(|cutoff| newest < cutoff) && state != State::Dead,
+            (Some(_), State::Delivered) => delivered.max(leads).is_some_and(|cutoff| newest < cutoff),
+            (Some(_), State::Dead | State::Nowhere) => leads.is_some_and(|cutoff| newest < cutoff),
+        };
+        // The newest event of all must stay: the next number follows it.
+        if forget && !of_lead.iter().any(|(seq, _)| Some(*seq) == newest_of_all(&tx)) {
+            for (seq, _) in &of_lead {
+                for sql in ["DELETE FROM history WHERE event = ?1", "DELETE FROM event WHERE seq = ?1", "DELETE FROM lead WHERE lead = ?1"]
+                {
+                    tx.prepare_cached(sql)?.execute([seq])?;
+                }
+                tx.prepare_cached("DELETE FROM dead WHERE dest IN (SELECT dest FROM destination) AND event = ?1")?.execute([seq])?;
+            }
+            count += 1;
+        }
+    }
+    tx.commit()?;
+    if count > 0 {
+        log::info!("{count} leads or events were forgotten: they are older than storage.retention keeps them");
+    }
+    Ok(last)
+}
+
+/// How a lead's deliveries stand, the worst of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Pending,
+    Dead,
+    Delivered,
+    Nowhere,
+}
+
+fn of_lead(conn: &Connection, seq: i64, lead: Option<i64>) -> Result<Vec<(i64, i64)>, Error> {
+    let mut statement = conn
+        .prepare_cached("SELECT seq, at FROM event WHERE seq = ?1 UNION ALL SELECT seq, at FROM event WHERE lead = ?2 AND lead <> seq")?;
+    let rows = statement.query_map(params![seq, lead], |r| Ok((r.get(0)?, r.get(1)?)))?;
+    rows.map(|r| r.map_err(Error::from)).collect()
+}
+
+fn state(conn: &Connection, events: &[(i64, i64)]) -> Result<State, Error> {
+    let mut state = State::Nowhere;
+    for (seq, _) in events {
+        let (pending, dead, done): (bool, bool, bool) = conn
+            .prepare_cached(
+                "SELECT EXISTS (SELECT 1 FROM destination d JOIN ready r ON r.dest = d.dest AND r.event = ?1)
+                     OR EXISTS (SELECT 1 FROM destination d JOIN waiting w ON w.dest = d.dest AND w.event = ?1),
+                   EXISTS (SELECT 1 FROM destination d JOIN dead x ON x.dest = d.dest AND x.event = ?1),
+                   EXISTS (SELECT 1 FROM history h WHERE h.event = ?1)",
+            )?
+            .query_row([seq], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?;
+        if pending {
+            return Ok(State::Pending);
+        }
+        if dead {
+            state = State::Dead;
+        } else if done && state == State::Nowhere {
+            state = State::Delivered;
+        }
+    }
+    Ok(state)
+}
+
+fn newest_of_all(conn: &Connection) -> Option<i64> {
+    conn.prepare_cached("SELECT max(seq) FROM event").and_then(|mut s| s.query_row([], |r| r.get(0))).optional().ok().flatten()
+}
+
+/// Gives unused pages back to the file system when they are many; true when there are more.
+fn give_back(conn: &Connection) -> Result<bool, Error> {
+    let get = |name: &str| conn.prepare_cached(&format!("PRAGMA {name}")).and_then(|mut s| s.query_row([], |r| r.get::<_, i64>(0)));
+    let (pages, unused) = (get("page_count")?, get("freelist_count")?);
+    if unused < PAGES_LEFT.max(pages / 4) {
+        return Ok(false);
+    }
+    let mut statement = conn.prepare(&format!("PRAGMA incremental_vacuum({PAGES})"))?;
+    let mut rows = statement.query([])?;
+    while rows.next()?.is_some() {}
+    Ok(true)
+}

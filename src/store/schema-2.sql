@@ -1,0 +1,12 @@
+-- Schema 1 to 2: boots have rows of their own, so that times taken with a wrong clock can be put right.
+
+CREATE TABLE boot (
+  boot   INTEGER PRIMARY KEY,
+  id     TEXT NOT NULL,
+  "offset" INTEGER,
+  seen   INTEGER,
+  open   INTEGER
+);
+INSERT INTO boot (boot, id)
+  SELECT value, ifnull((SELECT value FROM meta WHERE key = 'boot_id'), '') FROM meta WHERE key = 'boot';
+DELETE FROM meta WHERE key IN ('boot', 'boot_id');
