@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::delivery::{Assignment, Http, Lanes};
 use crate::intake::Router;
 use crate::store::{self, Level, Room, Store, Writer};
-use crate::time::Clock;
+use crate::time::{Clock, human};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -21,6 +21,15 @@ const DRAIN: Duration = Duration::from_secs(5);
 const LANES_STOP: Duration = Duration::from_secs(10);
 /// A writer that takes longer to come round than this is not fed to the watchdog.
 const WRITER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A daemon that has run for so long did not end by what its start did.
+const LONG_ENOUGH: Duration = Duration::from_secs(60);
+/// So many short lives in a row are taken for somebody at work on the machine.
+const SHORT_LIVES_ALLOWED: u32 = 3;
+/// The pause before deliveries after that; it doubles with each further one, up to the longest.
+const PAUSE_FIRST: Duration = Duration::from_secs(5);
+/// See [`PAUSE_FIRST`].
+const PAUSE_MAX: Duration = Duration::from_secs(300);
 
 /// Why the daemon cannot start, or what a reload could not do.
 #[derive(Debug)]
@@ -91,7 +100,7 @@ impl Daemon {
             ..store::Options::new(&config.storage.path)
         };
         let (store, writer) = Store::open(options, clock)?;
-        let lanes = Arc::new(Lanes::new(store.clone()));
+        let lanes = Arc::new(Lanes::new(store.clone(), pause_after(store.short_lives())));
         let live = assign(config, &store, &lanes)?;
         let edge = Arc::new(Edge::new(live, store.clone(), Arc::clone(&lanes)));
         announce_shortage(&store, &edge);
@@ -126,8 +135,21 @@ impl Daemon {
         }
         self.lanes.stop(Instant::now() + LANES_STOP);
         self.writer.stop();
+        self.store.lived();
         self.runtime.shutdown_background();
     }
+}
+
+/// How long deliveries wait after this many daemons in a row ended soon after their start: leads are taken at once all the same, and
+/// whatever a delivery may have to do with it happens ever more rarely.
+fn pause_after(short_lives: u32) -> Duration {
+    let Some(beyond) = short_lives.checked_sub(SHORT_LIVES_ALLOWED) else { return Duration::ZERO };
+    let pause = (PAUSE_FIRST * 2_u32.saturating_pow(beyond)).min(PAUSE_MAX);
+    log::error!(
+        "the last {short_lives} starts ended within a minute and without a stop; deliveries begin in {}, leads are taken at once; see why it ended in the log above",
+        human(pause)
+    );
+    pause
 }
 
 /// From now on `storage.low` goes to the destinations that ask for it, whenever room gets shorter.
@@ -199,11 +221,17 @@ pub fn run(config: &Config, path: &Path, clock: Arc<dyn Clock>) -> Result<(), Da
     log::info!("leads are kept in {}; destinations: {}", config.storage.path.display(), destinations(config));
     tell_systemd(&[sd_notify::NotifyState::Ready]);
     let feed_every = sd_notify::watchdog_enabled().map_or(Duration::from_secs(3600), |limit| limit / 3);
+    let mut long_enough = {
+        let _context = signals.enter();
+        Box::pin(tokio::time::sleep(LONG_ENOUGH))
+    };
+    let mut lived = false;
     loop {
         enum Heard {
             Stop,
             Reload,
             Feed,
+            Lived,
         }
         let heard = signals.block_on(async {
             tokio::select! {
@@ -211,10 +239,15 @@ pub fn run(config: &Config, path: &Path, clock: Arc<dyn Clock>) -> Result<(), Da
                 _ = int.recv() => Heard::Stop,
                 _ = hup.recv() => Heard::Reload,
                 () = tokio::time::sleep(feed_every) => Heard::Feed,
+                () = &mut long_enough, if !lived => Heard::Lived,
             }
         });
         match heard {
             Heard::Stop => break,
+            Heard::Lived => {
+                lived = true;
+                daemon.store.lived();
+            }
             Heard::Reload => reload(&daemon, config, path),
             // Fed only while the main job is done: a process that is merely alive is to be restarted.
             Heard::Feed if daemon.well() => tell_systemd(&[sd_notify::NotifyState::Watchdog]),

@@ -3,6 +3,7 @@
 //! Everything that waits, retries or ages uses [`Tick`]. Wall time is only ever shown to people and receivers.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -118,8 +119,13 @@ impl Clock for SystemClock {
         if *BATTERY.get_or_init(set_from_a_battery_clock) {
             return Some(true);
         }
-        kernel_synced()
+        kernel_synced().or_else(|| timesyncd_synced(Path::new("/run/systemd/timesync")))
     }
+}
+
+/// What systemd-timesyncd.service(8) leaves in its folder; for a sandbox in which the kernel may not be asked. `None` when it does not run.
+fn timesyncd_synced(folder: &Path) -> Option<bool> {
+    folder.is_dir().then(|| folder.join("synchronized").exists())
 }
 
 /// Whether the kernel took the time from a battery-backed clock when it booted: `hctosys` of Documentation/ABI/testing/rtc-cdev.
@@ -280,6 +286,15 @@ mod tests {
         assert!(line.trusted());
         assert_eq!(line.wall_of(Tick((3 << 42) | 2)), Some(Wall(now - 3)));
         assert_eq!(line.wall_of(Tick((2 << 42) | 2)), None);
+    }
+
+    #[test]
+    fn timesyncd_says_by_a_file_whether_it_has_the_time() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(timesyncd_synced(&folder.path().join("missing")), None);
+        assert_eq!(timesyncd_synced(folder.path()), Some(false));
+        std::fs::write(folder.path().join("synchronized"), "").unwrap();
+        assert_eq!(timesyncd_synced(folder.path()), Some(true));
     }
 
     #[test]

@@ -58,6 +58,7 @@ pub struct Lane {
     inner: Mutex<Inner>,
     ear: Arc<Ear>,
     crew: Mutex<Crew>,
+    not_before: Tick,
 }
 
 /// The lane's threads: which there are, and how many there should be. Decided under one lock, so that a thread on its way out is never
@@ -170,8 +171,8 @@ impl Inner {
 }
 
 impl Lane {
-    /// A lane that has not begun; [`Lane::start`] gives it threads, or a test drives [`Lane::step`].
-    pub fn new(store: Store, assignment: Assignment) -> Self {
+    /// A lane that has not begun; [`Lane::start`] gives it threads, or a test drives [`Lane::step`]. It sends nothing before `not_before`.
+    pub fn new(store: Store, assignment: Assignment, not_before: Tick) -> Self {
         let ear = Arc::new(Ear::default());
         ear.hear(|h| h.changed = true);
         Self {
@@ -195,6 +196,7 @@ impl Lane {
             }),
             ear,
             crew: Mutex::default(),
+            not_before,
         }
     }
 
@@ -309,6 +311,9 @@ impl Lane {
     /// One attempt, if one may be made now.
     pub fn step(&self) -> Step {
         let now = self.store.timeline().now();
+        if now < self.not_before {
+            return Step::Idle(Some(self.not_before));
+        }
         let (job, probe, changes) = {
             let mut inner = self.inner();
             if let Err(e) = self.listen(&mut inner, now) {

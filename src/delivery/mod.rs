@@ -11,6 +11,7 @@ pub use transport::{Http, Network, Transport, certificates, proxy_is_usable};
 use crate::destination::Spec;
 use crate::retry::Policy;
 use crate::store::Store;
+use crate::time::Tick;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -34,12 +35,14 @@ pub struct Assignment {
 pub struct Lanes {
     store: Store,
     lanes: Mutex<BTreeMap<i64, Arc<Lane>>>,
+    not_before: Tick,
 }
 
 impl Lanes {
-    /// No lanes yet.
-    pub fn new(store: Store) -> Self {
-        Self { store, lanes: Mutex::default() }
+    /// No lanes yet. Those to come send nothing for `pause` from now on.
+    pub fn new(store: Store, pause: Duration) -> Self {
+        let not_before = store.timeline().now().after(pause);
+        Self { store, lanes: Mutex::default(), not_before }
     }
 
     fn lanes(&self) -> std::sync::MutexGuard<'_, BTreeMap<i64, Arc<Lane>>> {
@@ -62,7 +65,7 @@ impl Lanes {
                 }
                 None => {
                     let dest = assignment.dest;
-                    let lane = Arc::new(Lane::new(self.store.clone(), assignment));
+                    let lane = Arc::new(Lane::new(self.store.clone(), assignment, self.not_before));
                     self.store.watch(dest, Some(Lane::watcher(&lane)));
                     lanes.insert(dest, Arc::clone(&lane));
                     lane

@@ -31,6 +31,8 @@ use crate::time::{Clock, Timeline, Wall};
 use rusqlite::Connection;
 use std::collections::{HashMap, VecDeque};
 use std::fs::{File, TryLockError};
+use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -216,8 +218,9 @@ struct Shared {
     epoch: AtomicU64,
     damaged: AtomicBool,
     failing: AtomicBool,
-    // Held for as long as the daemon lives; other processes see by it that there is one.
-    _lock: File,
+    // Held for as long as the daemon lives; other processes see by it that there is one. Holds the number of short lives in a row.
+    lock: File,
+    short_lives: u32,
 }
 
 // A poisoned lock means that a thread died in the middle of moving queue entries, which none of the code under these locks can do
@@ -279,6 +282,21 @@ pub fn daemon_runs(path: &Path) -> bool {
     File::open(lock_path(path)).is_ok_and(|f| matches!(f.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
+/// How often in a row, in this boot, a daemon with this lock file ended without an orderly stop and soon after its start. A machine whose
+/// power comes and goes is no daemon that falls over.
+fn short_lives(mut lock: &File, boot: &str) -> u32 {
+    let mut text = String::new();
+    let read = lock.read_to_string(&mut text);
+    let noted = read.ok().and_then(|_| text.trim().split_once(' ')).filter(|(_, of)| *of == boot);
+    noted.and_then(|(count, _)| count.parse().ok()).unwrap_or(0)
+}
+
+// Not synced: it is about processes that end, not about power. Nothing depends on it but the pause before the next deliveries.
+fn note_short_lives(lock: &File, count: u32, boot: &str) {
+    let text = format!("{count} {boot}\n");
+    drop(lock.set_len(0).and_then(|()| lock.write_all_at(text.as_bytes(), 0)));
+}
+
 impl Store {
     /// Opens (or makes, or migrates) the database and starts the writer.
     pub fn open(options: Options, clock: Arc<dyn Clock>) -> Result<(Store, Writer), Error> {
@@ -287,6 +305,7 @@ impl Store {
         let lock_file = File::options()
             .create(true)
             .truncate(false)
+            .read(true)
             .write(true)
             .open(lock_path(&path))
             .map_err(|e| failed(format!("cannot make its lock file beside it: {e}; the folder must exist and be writable")))?;
@@ -295,6 +314,9 @@ impl Store {
             Err(TryLockError::WouldBlock) => return Err(Error::InUse(path)),
             Err(TryLockError::Error(e)) => return Err(failed(format!("cannot lock its lock file: {e}"))),
         }
+        let boot = clock.boot_id();
+        let short_lives = short_lives(&lock_file, &boot);
+        note_short_lives(&lock_file, short_lives.saturating_add(1), &boot);
         let space = Space::new(&path, options.limits.clone());
         let mut conn = schema::connect(&path, schema::Purpose::Writer)?;
         schema::migrate(&mut conn, &path)?;
@@ -323,7 +345,8 @@ impl Store {
             epoch: AtomicU64::new(0),
             damaged: AtomicBool::new(false),
             failing: AtomicBool::new(false),
-            _lock: lock_file,
+            lock: lock_file,
+            short_lives,
         });
         let store = Store(shared);
         if check_later {
@@ -347,6 +370,16 @@ impl Store {
                 log::error!("{e}; leads are still taken, but copy the database away now and look at the card");
             }
         }
+    }
+
+    /// How many daemons before this one ended, in a row, without an orderly stop and soon after their start.
+    pub fn short_lives(&self) -> u32 {
+        self.0.short_lives
+    }
+
+    /// This one has lived long enough, or ends in order: the next start counts from none.
+    pub fn lived(&self) {
+        note_short_lives(&self.0.lock, 0, "");
     }
 
     /// Whether the check in the background found damage.

@@ -28,8 +28,8 @@ pub struct Forgetting {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Rest,
-    History { after: (i64, i64) },
     Events { after: i64 },
+    History { after: (i64, i64) },
     Vacuum,
 }
 
@@ -42,22 +42,24 @@ impl Forgetting {
     /// One step, if it is time for one. True when there is more to do at once.
     pub fn step(&mut self, conn: &mut Connection, line: &Timeline, space: &Space) -> Result<bool, Error> {
         let now = line.now();
-        let short = space.near_quota();
+        // Where delivered leads are forgotten, that gives the room, and it needs the history.
+        let short = space.near_quota() && space.limits().keep.delivered_days == 0;
         if self.phase == Phase::Rest {
             if now < self.next && !(short && history_is_there(conn)?) {
                 return Ok(false);
             }
-            self.phase = Phase::History { after: (0, 0) };
+            // Leads before history: it is history that says whether a lead was delivered.
+            self.phase = Phase::Events { after: 0 };
         }
         let keep = space.limits().keep;
         self.phase = match self.phase {
             Phase::Rest => Phase::Rest,
-            Phase::History { after } => match history(conn, line, keep, after, short)? {
-                Some(after) => Phase::History { after },
-                None => Phase::Events { after: 0 },
-            },
             Phase::Events { after } => match events(conn, line, keep, after)? {
                 Some(after) => Phase::Events { after },
+                None => Phase::History { after: (0, 0) },
+            },
+            Phase::History { after } => match history(conn, line, keep, after, short)? {
+                Some(after) => Phase::History { after },
                 None => Phase::Vacuum,
             },
             Phase::Vacuum => {
@@ -128,8 +130,8 @@ fn events(conn: &mut Connection, line: &Timeline, keep: Retention, after: i64) -
     let mut count = 0;
     for (seq, lead, _) in old {
         let of_lead = of_lead(&tx, seq, lead)?;
-        let newest = of_lead.iter().map(|(_, at)| *at).max().unwrap_or(0);
-        let state = state(&tx, &of_lead)?;
+        let (state, finished) = state(&tx, &of_lead)?;
+        let newest = of_lead.iter().map(|(_, at)| *at).max().unwrap_or(0).max(finished);
         let forget = match (lead, state) {
             (_, State::Pending) => false,
             (None, _) => history.is_some_and(|cutoff| newest < cutoff) && state != State::Dead,
@@ -171,27 +173,29 @@ fn of_lead(conn: &Connection, seq: i64, lead: Option<i64>) -> Result<Vec<(i64, i
     rows.map(|r| r.map_err(Error::from)).collect()
 }
 
-fn state(conn: &Connection, events: &[(i64, i64)]) -> Result<State, Error> {
-    let mut state = State::Nowhere;
+/// How these events stand, and when the latest of them was delivered.
+fn state(conn: &Connection, events: &[(i64, i64)]) -> Result<(State, i64), Error> {
+    let (mut state, mut finished) = (State::Nowhere, 0);
     for (seq, _) in events {
-        let (pending, dead, done): (bool, bool, bool) = conn
+        let (pending, dead, done): (bool, bool, Option<i64>) = conn
             .prepare_cached(
                 "SELECT EXISTS (SELECT 1 FROM destination d JOIN ready r ON r.dest = d.dest AND r.event = ?1)
                      OR EXISTS (SELECT 1 FROM destination d JOIN waiting w ON w.dest = d.dest AND w.event = ?1),
                    EXISTS (SELECT 1 FROM destination d JOIN dead x ON x.dest = d.dest AND x.event = ?1),
-                   EXISTS (SELECT 1 FROM history h WHERE h.event = ?1)",
+                   (SELECT max(h.at) FROM history h WHERE h.event = ?1)",
             )?
             .query_row([seq], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?;
         if pending {
-            return Ok(State::Pending);
+            return Ok((State::Pending, 0));
         }
+        finished = finished.max(done.unwrap_or(0));
         if dead {
             state = State::Dead;
-        } else if done && state == State::Nowhere {
+        } else if done.is_some() && state == State::Nowhere {
             state = State::Delivered;
         }
     }
-    Ok(state)
+    Ok((state, finished))
 }
 
 fn newest_of_all(conn: &Connection) -> Option<i64> {

@@ -135,7 +135,7 @@ impl State {
         match self.store.0.stamps.put_right(conn, line) {
             Ok(0) => {}
             Ok(count) => {
-                log::info!("the times of {count} events were put right; they had been captured before the clock could be believed");
+                log::info!("events whose time was put right: {count}; they had been captured before the clock could be believed");
                 self.tell_of_change();
             }
             Err(e) => self.failed(&e),

@@ -488,3 +488,34 @@ fn listen_ends_when_its_reader_goes_away() {
     });
     assert_eq!(ended.and_then(|status| status.code()), Some(0));
 }
+
+#[test]
+fn a_receiver_that_lost_something_gets_a_range_again_with_the_same_ids() {
+    let receiver = Receiver::well();
+    let home = Home::new(&Home::webhook("crm", &receiver.url(), ""));
+    let daemon = Daemon::start(&home);
+    let client = Client::new(daemon.address);
+    let events: Vec<String> = (0..4).map(|n| client.lead(&json!({"name":format!("Visitor {n}")})).1).collect();
+    eventually("all arrive", || receiver.taken().len() == 4);
+    eventually("and are written down", || client.get("/readyz").json()["destinations"][0]["waiting"] == 0);
+    assert!(home.ok(&["queue", "replay", "crm", &events[1]]).contains("1 deliveries are sent to crm again"));
+    eventually("one comes again", || receiver.taken().len() == 5);
+    let first = receiver.taken().into_iter().find(|d| d.event_id() == events[1]).unwrap();
+    let again = receiver.taken().pop().unwrap();
+    assert_eq!((first.event_id(), first.header("x-leadsbot-delivery-id")), (again.event_id(), again.header("x-leadsbot-delivery-id")));
+    assert_eq!(first.body, again.body);
+    eventually("and is written down", || client.get("/readyz").json()["destinations"][0]["waiting"] == 0);
+    assert!(home.ok(&["queue", "replay", "crm", "--since", "2020-01-01", "--until", "2021-01-01"]).contains("0 deliveries"));
+    assert!(home.ok(&["queue", "replay", "crm", "--since", "2020-01-01"]).contains("4 deliveries"));
+    eventually("all come again", || receiver.taken().len() == 9);
+    assert!(!home.run(&["queue", "replay", "crm"]).status.success(), "it must be said which");
+
+    receiver.script(|_| Reply::status(422));
+    client.lead(&json!({"name":"Rejected"}));
+    eventually("a dead letter", || home.ok(&["queue", "list", "crm", "--state", "dead"]).contains("422"));
+    receiver.script(|_| Reply::status(200));
+    assert!(home.ok(&["queue", "retry", "crm", "--dead", "--until", "2021-01-01"]).contains("0 of crm"));
+    assert!(home.ok(&["queue", "retry", "crm", "--dead", "--since", "2021-01-01"]).contains("1 of crm"));
+    eventually("the dead letter arrives", || receiver.taken().len() == 10);
+    daemon.stop();
+}

@@ -13,7 +13,7 @@ use leadsbotd::destination::{Answer, Body, Request, Response, Spec, Timeouts};
 use leadsbotd::retry::Policy;
 use leadsbotd::secret::Secret;
 use leadsbotd::store::{Options, Store};
-use leadsbotd::time::SystemClock;
+use leadsbotd::time::{SystemClock, Tick};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -274,7 +274,7 @@ fn survives(folder: &Path, recording: &Recording, acknowledged: &BTreeSet<String
     };
     let assignment =
         Assignment { dest, spec: Arc::new(spec), policy: Policy::default(), transport: Arc::clone(&memory) as Arc<dyn Transport> };
-    let lane = Arc::new(Lane::new(store.clone(), assignment));
+    let lane = Arc::new(Lane::new(store.clone(), assignment, Tick::ZERO));
     store.watch(dest, Some(Lane::watcher(&lane)));
     loop {
         while lane.step() == Step::Sent {}

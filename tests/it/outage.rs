@@ -1,123 +1,12 @@
 //! Outages: real store, real sockets, simulated time. A month passes in seconds.
 
+use crate::support::rig::{DAY_MS, Rig};
 use crate::support::{Receiver, Reply, SECRET};
-use leadsbotd::delivery::{Assignment, Http, Lane, Network, Step};
-use leadsbotd::destination::{Body, Spec, Timeouts};
-use leadsbotd::event::{Context, Device};
-use leadsbotd::intake::Router;
-use leadsbotd::lead::{Limits, Submission, Trust};
+use leadsbotd::delivery::Step;
 use leadsbotd::retry::Policy;
-use leadsbotd::secret::Secret;
-use leadsbotd::store::{Done, Options, Store, Writer};
-use leadsbotd::time::{Clock, Tick, Wall};
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, mpsc};
+use leadsbotd::time::Clock;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
-
-const DAY_MS: i64 = 86_400_000;
-
-/// A clock that is set by hand.
-#[derive(Debug)]
-struct Hands {
-    uptime: AtomicI64,
-    wall: AtomicI64,
-}
-
-impl Hands {
-    fn new() -> Arc<Self> {
-        Arc::new(Self { uptime: AtomicI64::new(1_000), wall: AtomicI64::new(1_795_435_200_000) })
-    }
-
-    fn advance(&self, ms: i64) {
-        self.uptime.fetch_add(ms, Ordering::SeqCst);
-        self.wall.fetch_add(ms, Ordering::SeqCst);
-    }
-}
-
-impl Clock for Hands {
-    fn wall(&self) -> Wall {
-        Wall(self.wall.load(Ordering::SeqCst))
-    }
-    fn uptime_ms(&self) -> i64 {
-        self.uptime.load(Ordering::SeqCst)
-    }
-    fn boot_id(&self) -> String {
-        "one".to_owned()
-    }
-    fn synced(&self) -> Option<bool> {
-        Some(true)
-    }
-}
-
-/// A lane over a real store, stepped by hand.
-struct Rig {
-    clock: Arc<Hands>,
-    store: Store,
-    writer: Writer,
-    lane: Arc<Lane>,
-    router: Router,
-}
-
-impl Rig {
-    fn new(folder: &std::path::Path, url: &str, policy: Policy) -> Self {
-        let clock = Hands::new();
-        let (store, writer) = Store::open(Options::new(folder.join("leads.db")), Arc::clone(&clock) as Arc<dyn Clock>).unwrap();
-        let dest = store.register(vec!["crm".to_owned()]).unwrap()[0];
-        let timeouts = Timeouts { connect: Duration::from_secs(2), total: Duration::from_secs(5) };
-        let spec = Arc::new(Spec {
-            name: "crm".to_owned(),
-            url: url.parse().unwrap(),
-            secrets: vec![Secret::new(SECRET).unwrap()],
-            events: vec!["lead.*".to_owned()],
-            when: None,
-            body: Body::Full,
-            headers: Vec::new(),
-            workers: 1,
-            timeouts: timeouts.clone(),
-        });
-        let transport = Arc::new(Http::new(&spec.url, &timeouts, &Network::default(), false).unwrap());
-        let lane = Arc::new(Lane::new(store.clone(), Assignment { dest, spec: Arc::clone(&spec), policy, transport }));
-        store.watch(dest, Some(Lane::watcher(&lane)));
-        let router = Router { device: Device::default(), limits: Limits::default(), destinations: vec![(dest, spec)] };
-        Self { clock, store, writer, lane, router }
-    }
-
-    fn capture(&self, name: &str) -> String {
-        let json = format!("{{\"name\":\"{name}\"}}");
-        let submission = Submission::from_json(json.as_bytes(), &Limits::default(), Trust::Api).unwrap();
-        let event = self.router.created(self.store.ids(), submission, "test", Context::default(), self.clock.wall()).unwrap();
-        let (tx, rx) = mpsc::channel();
-        self.store.capture(event, None, move |done| tx.send(done).unwrap()).unwrap();
-        match rx.recv().unwrap().unwrap() {
-            Done::Captured(captured) => captured.event_id,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// Steps the lane until `until` ms of uptime, letting time jump to whatever it waits for. Gives the number of attempts.
-    fn live(&self, until: i64) -> usize {
-        let mut attempts = 0;
-        while self.clock.uptime_ms() < until {
-            if self.lane.step() == Step::Sent {
-                attempts += 1;
-                continue;
-            }
-            // What the lane waits for may still be on its way to the disk.
-            assert!(self.store.settle(Duration::from_secs(10)));
-            match self.lane.step() {
-                Step::Sent => attempts += 1,
-                Step::Again => {}
-                Step::Idle(next) => {
-                    let now = self.store.timeline().now();
-                    let left = until - self.clock.uptime_ms();
-                    let jump = next.map_or(left, |t: Tick| (t.0 - now.0).clamp(1, left));
-                    self.clock.advance(jump);
-                }
-            }
-        }
-        attempts
-    }
-}
 
 #[test]
 fn thirty_days_offline_lose_nothing_expire_nothing_and_drain_in_order() {
@@ -267,4 +156,31 @@ fn an_offline_lane_with_many_waiting_writes_nothing() {
     assert!(attempts > 500);
     assert_eq!(database(), before, "the log of the database changed during a day offline");
     rig.writer.stop();
+}
+
+#[test]
+fn a_destination_that_comes_back_is_filled_slowly_then_faster_and_never_beyond_its_rate() {
+    for (rate, most_at_last) in [(None, 1000), (Some(600), 11)] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut receiver = Receiver::well();
+        let rig = Rig::new(folder.path(), &receiver.url(), Policy { rate_per_minute: rate, ..Policy::default() });
+        receiver.down();
+        let expected: Vec<String> = (0..500).map(|n| rig.capture(&format!("visitor {n}"))).collect();
+        rig.live(600_000);
+        receiver.up();
+        // Until the probe that opens the lane.
+        while receiver.taken().is_empty() {
+            rig.live(rig.clock.uptime_ms() + 100);
+        }
+        let mut counts = Vec::new();
+        for _ in 0..90 {
+            let before = receiver.taken().len();
+            rig.live(rig.clock.uptime_ms() + 1000);
+            counts.push(receiver.taken().len() - before);
+        }
+        assert!(counts[0] <= 3 && counts[3] >= counts[0], "{counts:?}");
+        assert!(counts.iter().all(|n| *n <= most_at_last), "{counts:?}");
+        assert_eq!(receiver.taken().iter().map(|d| d.event_id().to_owned()).collect::<Vec<_>>(), expected, "oldest first");
+        rig.writer.stop();
+    }
 }

@@ -43,6 +43,8 @@ fn kill_9_under_load_loses_no_acknowledged_lead_and_changes_no_id() {
             threads.into_iter().flat_map(|t| t.join().unwrap()).collect()
         });
         assert!(!got.is_empty(), "the round took no lead at all");
+        // The daemon counts its short lives there; this test is not about the pause that many of them bring.
+        std::fs::remove_file(home.path("leads.db.lock")).unwrap();
         acknowledged.extend(got);
     }
     receiver.script(|_| Reply::status(200));
@@ -107,4 +109,23 @@ fn a_foreign_or_newer_database_is_refused_and_left_alone() {
     let started = home.run(&["serve"]);
     assert!(String::from_utf8_lossy(&started.stderr).contains("no SQLite database"));
     assert_eq!(std::fs::read(home.database()).unwrap(), vec![b'x'; 9000]);
+}
+
+#[test]
+fn a_daemon_that_dies_again_and_again_takes_leads_at_once_and_delivers_ever_later() {
+    let receiver = Receiver::well();
+    let home = Home::new(&Home::webhook("crm", &receiver.url(), ""));
+    for _ in 0..3 {
+        Daemon::start(&home).kill();
+    }
+    let daemon = Daemon::start(&home);
+    let client = Client::new(daemon.address);
+    client.lead(&json!({"name":"In a crash loop"}));
+    assert!(daemon.log().contains("deliveries begin in 5 s, leads are taken at once"), "{}", daemon.log());
+    assert_eq!(receiver.seen().len(), 0);
+    eventually("it is delivered after the pause", || receiver.taken().len() == 1);
+    assert_eq!(daemon.stop().0, Some(0));
+    let daemon = Daemon::start(&home);
+    assert!(!daemon.log().contains("deliveries begin in"), "an orderly stop ends the count");
+    daemon.stop();
 }

@@ -4,6 +4,7 @@ mod daemon;
 pub mod http;
 pub mod peers;
 mod receiver;
+pub mod rig;
 
 pub use daemon::{Daemon, Home, leadsbotd};
 pub use receiver::{Delivery, Receiver, Reply};

@@ -1,0 +1,148 @@
+//! A real lane over a real store, stepped by hand through simulated time.
+
+use super::SECRET;
+use leadsbotd::delivery::{Assignment, Http, Lane, Network, Step};
+use leadsbotd::destination::{Body, Spec, Timeouts};
+use leadsbotd::event::{self, Context, Device};
+use leadsbotd::intake::Router;
+use leadsbotd::lead::{Limits, Submission, Trust};
+use leadsbotd::retry::Policy;
+use leadsbotd::secret::Secret;
+use leadsbotd::store::{self, Done, Options, Store, Writer};
+use leadsbotd::time::{Clock, Tick, Wall};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+pub const DAY_MS: i64 = 86_400_000;
+
+/// A clock that is set by hand.
+#[derive(Debug)]
+pub struct Hands {
+    pub uptime: AtomicI64,
+    pub wall: AtomicI64,
+    /// A time service keeps it right.
+    pub synced: AtomicBool,
+    pub boot: AtomicI64,
+}
+
+impl Hands {
+    /// Noon of 2026-11-23, a second after the boot, kept right.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            uptime: AtomicI64::new(1_000),
+            wall: AtomicI64::new(1_795_435_200_000),
+            synced: AtomicBool::new(true),
+            boot: AtomicI64::new(1),
+        })
+    }
+
+    pub fn advance(&self, ms: i64) {
+        self.uptime.fetch_add(ms, Ordering::SeqCst);
+        self.wall.fetch_add(ms, Ordering::SeqCst);
+    }
+
+    /// Somebody sets the clock.
+    pub fn set(&self, wall: i64, synced: bool) {
+        self.wall.store(wall, Ordering::SeqCst);
+        self.synced.store(synced, Ordering::SeqCst);
+    }
+}
+
+impl Clock for Hands {
+    fn wall(&self) -> Wall {
+        Wall(self.wall.load(Ordering::SeqCst))
+    }
+    fn uptime_ms(&self) -> i64 {
+        self.uptime.load(Ordering::SeqCst)
+    }
+    fn boot_id(&self) -> String {
+        format!("boot {}", self.boot.load(Ordering::SeqCst))
+    }
+    fn synced(&self) -> Option<bool> {
+        Some(self.synced.load(Ordering::SeqCst))
+    }
+}
+
+/// A lane over a real store, stepped by hand.
+pub struct Rig {
+    pub clock: Arc<Hands>,
+    pub store: Store,
+    pub writer: Writer,
+    pub lane: Arc<Lane>,
+    router: Router,
+}
+
+impl Rig {
+    pub fn new(folder: &std::path::Path, url: &str, policy: Policy) -> Self {
+        Self::with(folder, url, policy, Hands::new())
+    }
+
+    /// The same under a clock that may have been used before.
+    pub fn with(folder: &std::path::Path, url: &str, policy: Policy, clock: Arc<Hands>) -> Self {
+        Self::limited(folder, url, policy, clock, store::Limits::default())
+    }
+
+    /// The same with limits on room.
+    pub fn limited(folder: &std::path::Path, url: &str, policy: Policy, clock: Arc<Hands>, limits: store::Limits) -> Self {
+        let options = Options { limits, ..Options::new(folder.join("leads.db")) };
+        let (store, writer) = Store::open(options, Arc::clone(&clock) as Arc<dyn Clock>).unwrap();
+        let dest = store.register(vec!["crm".to_owned()]).unwrap()[0];
+        let timeouts = Timeouts { connect: Duration::from_secs(2), total: Duration::from_secs(5) };
+        let spec = Arc::new(Spec {
+            name: "crm".to_owned(),
+            url: url.parse().unwrap(),
+            secrets: vec![Secret::new(SECRET).unwrap()],
+            events: vec!["lead.*".to_owned()],
+            when: None,
+            body: Body::Full,
+            headers: Vec::new(),
+            workers: 1,
+            timeouts: timeouts.clone(),
+        });
+        let transport = Arc::new(Http::new(&spec.url, &timeouts, &Network::default(), false).unwrap());
+        let lane = Arc::new(Lane::new(store.clone(), Assignment { dest, spec: Arc::clone(&spec), policy, transport }, Tick::ZERO));
+        store.watch(dest, Some(Lane::watcher(&lane)));
+        let router = Router { device: Device::default(), limits: Limits::default(), destinations: vec![(dest, spec)] };
+        Self { clock, store, writer, lane, router }
+    }
+
+    /// Captures a lead as the edge does; gives the event's id.
+    pub fn capture(&self, name: &str) -> String {
+        let clock = if self.store.timeline().trusted() { event::TRUSTED } else { event::UNTRUSTED };
+        let context = Context { clock, ..Context::default() };
+        let json = format!("{{\"name\":\"{name}\"}}");
+        let submission = Submission::from_json(json.as_bytes(), &Limits::default(), Trust::Api).unwrap();
+        let event = self.router.created(self.store.ids(), submission, "test", context, self.clock.wall()).unwrap();
+        let (tx, rx) = mpsc::channel();
+        self.store.capture(event, None, move |done| tx.send(done).unwrap()).unwrap();
+        match rx.recv().unwrap().unwrap() {
+            Done::Captured(captured) => captured.event_id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Steps the lane until `until` ms of uptime, letting time jump to whatever it waits for. Gives the number of attempts.
+    pub fn live(&self, until: i64) -> usize {
+        let mut attempts = 0;
+        while self.clock.uptime_ms() < until {
+            if self.lane.step() == Step::Sent {
+                attempts += 1;
+                continue;
+            }
+            // What the lane waits for may still be on its way to the disk.
+            assert!(self.store.settle(Duration::from_secs(10)));
+            match self.lane.step() {
+                Step::Sent => attempts += 1,
+                Step::Again => {}
+                Step::Idle(next) => {
+                    let now = self.store.timeline().now();
+                    let left = until - self.clock.uptime_ms();
+                    let jump = next.map_or(left, |t: Tick| (t.0 - now.0).clamp(1, left));
+                    self.clock.advance(jump);
+                }
+            }
+        }
+        attempts
+    }
+}
