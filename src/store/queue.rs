@@ -1,6 +1,7 @@
 //! Deliveries: `ready`, `waiting`, `dead`, `history` and `rendered`, and every statement that moves one between them.
 //!
-//! Invariant: a delivery (event, destination) is in exactly one of the first four. Every way into the queue goes through
+//! Invariant: a delivery (event, destination) is in exactly one of the first four. A row of `ready` whose `at` is filled in is finished
+//! and only waits to be moved to `history` by [`settle`]. Every way into the queue goes through
 //! [`enqueue`] or, for dead letters, [`retry`]; every way out goes through [`leave`], the operator's commands included, or the order per
 //! lead breaks.
 
@@ -114,7 +115,7 @@ fn earlier_unfinished(conn: &Connection, dest: i64, event: i64, lead: i64) -> Re
         .prepare_cached(
             "SELECT EXISTS (
                SELECT 1 FROM (SELECT ?3 AS seq UNION ALL SELECT seq FROM event WHERE lead = ?3 AND lead <> seq AND seq < ?2) e
-               WHERE EXISTS (SELECT 1 FROM ready r WHERE r.dest = ?1 AND r.event = e.seq)
+               WHERE EXISTS (SELECT 1 FROM ready r WHERE r.dest = ?1 AND r.event = e.seq AND r.at IS NULL)
                   OR EXISTS (SELECT 1 FROM waiting w WHERE w.dest = ?1 AND w.event = e.seq))",
         )?
         .query_row([dest, event, lead], |r| r.get(0))?)
@@ -122,7 +123,7 @@ fn earlier_unfinished(conn: &Connection, dest: i64, event: i64, lead: i64) -> Re
 
 /// Takes a delivery out of `ready` or `waiting` and lets the next event of its lead go. False when it was in neither.
 fn leave(conn: &Connection, dest: i64, event: i64) -> Result<bool, Error> {
-    let ready = conn.prepare_cached("DELETE FROM ready WHERE dest = ?1 AND event = ?2")?.execute([dest, event])?;
+    let ready = conn.prepare_cached("DELETE FROM ready WHERE dest = ?1 AND event = ?2 AND at IS NULL")?.execute([dest, event])?;
     let waiting =
         if ready == 0 { conn.prepare_cached("DELETE FROM waiting WHERE dest = ?1 AND event = ?2")?.execute([dest, event])? } else { 0 };
     if ready + waiting > 0 {
@@ -154,8 +155,9 @@ fn lead_of(conn: &Connection, event: i64) -> Result<Option<i64>, Error> {
     Ok(conn.prepare_cached("SELECT lead FROM event WHERE seq = ?1")?.query_row([event], |r| r.get(0)).optional()?.flatten())
 }
 
-/// Applies an outcome. What an operator dropped or erased meanwhile is not brought back.
-pub fn apply(conn: &Connection, outcome: &Outcome) -> Result<(), Error> {
+/// Applies an outcome. What an operator dropped or erased meanwhile is not brought back. True when the delivery is finished and its row
+/// waits for [`settle`].
+pub fn apply(conn: &Connection, outcome: &Outcome) -> Result<bool, Error> {
     let (dest, event) = (outcome.dest, outcome.event);
     if let Some(body) = &outcome.rendered
         && !matches!(outcome.end, End::Done { .. } | End::Dead(_))
@@ -166,6 +168,14 @@ pub fn apply(conn: &Connection, outcome: &Outcome) -> Result<(), Error> {
     }
     match &outcome.end {
         End::Done { at, attempts, status } => {
+            let noted = conn
+                .prepare_cached("UPDATE ready SET at = ?3, attempts = ?4, status = ?5 WHERE dest = ?1 AND event = ?2 AND at IS NULL")?
+                .execute(params![dest, event, at.0, attempts, status])?;
+            if noted > 0 {
+                conn.prepare_cached("DELETE FROM rendered WHERE dest = ?1 AND event = ?2")?.execute([dest, event])?;
+                release(conn, dest, event)?;
+                return Ok(true);
+            }
             leave(conn, dest, event)?;
             finish(conn, dest, event, *at, *attempts, "delivered", *status)?;
         }
@@ -175,7 +185,9 @@ pub fn apply(conn: &Connection, outcome: &Outcome) -> Result<(), Error> {
                     "UPDATE waiting SET due = ?3, attempts = ?4, age = ?5, seen = ?6, code = ?7, reason = ?8 WHERE dest = ?1 AND event = ?2",
                 )?
                 .execute(params![dest, event, due.0, attempts, age_ms, seen.0, code, reason])?;
-            if moved == 0 && conn.prepare_cached("DELETE FROM ready WHERE dest = ?1 AND event = ?2")?.execute([dest, event])? > 0 {
+            if moved == 0
+                && conn.prepare_cached("DELETE FROM ready WHERE dest = ?1 AND event = ?2 AND at IS NULL")?.execute([dest, event])? > 0
+            {
                 conn.prepare_cached(
                     "INSERT INTO waiting (dest, event, due, attempts, age, seen, code, reason) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
                 )?
@@ -189,13 +201,44 @@ pub fn apply(conn: &Connection, outcome: &Outcome) -> Result<(), Error> {
         }
         End::Unmoved => {}
     }
+    Ok(false)
+}
+
+/// Moves finished rows of `ready` to `history`.
+pub fn settle(conn: &Connection, finished: &[(i64, i64)]) -> Result<(), Error> {
+    for (dest, event) in finished {
+        conn.prepare_cached(
+            "INSERT INTO history (event, dest, at, attempts, result, status)
+             SELECT event, dest, at, attempts, 'delivered', status FROM ready WHERE dest = ?1 AND event = ?2 AND at IS NOT NULL
+             ON CONFLICT (event, dest) DO UPDATE SET at = excluded.at, attempts = excluded.attempts, result = excluded.result, status = excluded.status",
+        )?
+        .execute([dest, event])?;
+        conn.prepare_cached("DELETE FROM ready WHERE dest = ?1 AND event = ?2 AND at IS NOT NULL")?.execute([dest, event])?;
+    }
     Ok(())
+}
+
+/// Finished rows of `ready`, at most `limit`. Reads the whole table when there are fewer.
+pub fn unsettled(conn: &Connection, limit: i64) -> Result<Vec<(i64, i64)>, Error> {
+    let mut statement = conn.prepare_cached("SELECT dest, event FROM ready WHERE at IS NOT NULL LIMIT ?1")?;
+    let rows = statement.query_map([limit], |r| Ok((r.get(0)?, r.get(1)?)))?;
+    rows.map(|r| r.map_err(Error::from)).collect()
+}
+
+/// Finished rows among the oldest of each destination in `ready`: where a process that died has left them.
+pub fn unsettled_at_front(conn: &Connection, look_at: i64) -> Result<Vec<(i64, i64)>, Error> {
+    let mut statement = conn.prepare(
+        "SELECT d.dest, r.event FROM destination d JOIN ready r ON r.dest = d.dest
+         WHERE r.at IS NOT NULL AND r.event <= (SELECT max(event) FROM (SELECT event FROM ready WHERE dest = d.dest ORDER BY event LIMIT ?1))",
+    )?;
+    let rows = statement.query_map([look_at], |r| Ok((r.get(0)?, r.get(1)?)))?;
+    rows.map(|r| r.map_err(Error::from)).collect()
 }
 
 fn pending(conn: &Connection, dest: i64, event: i64) -> Result<bool, Error> {
     Ok(conn
         .prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM ready WHERE dest = ?1 AND event = ?2) OR EXISTS (SELECT 1 FROM waiting WHERE dest = ?1 AND event = ?2)",
+            "SELECT EXISTS (SELECT 1 FROM ready WHERE dest = ?1 AND event = ?2 AND at IS NULL) OR EXISTS (SELECT 1 FROM waiting WHERE dest = ?1 AND event = ?2)",
         )?
         .query_row([dest, event], |r| r.get(0))?)
 }
@@ -226,7 +269,7 @@ pub fn claim_ready(conn: &Connection, dest: i64, after: i64, limit: usize) -> Re
     let mut statement = conn.prepare_cached(
         "SELECT r.event, e.lead, e.kind, e.random, e.body, d.body, 0, 0, 0 FROM ready r JOIN event e ON e.seq = r.event
          LEFT JOIN rendered d ON d.dest = r.dest AND d.event = r.event
-         WHERE r.dest = ?1 AND r.event > ?2 ORDER BY r.event LIMIT ?3",
+         WHERE r.dest = ?1 AND r.event > ?2 AND r.at IS NULL ORDER BY r.event LIMIT ?3",
     )?;
     let rows = statement.query_map(params![dest, after, i64::try_from(limit).unwrap_or(i64::MAX)], job)?;
     rows.map(|r| r.map_err(Error::from)).collect()
@@ -271,10 +314,10 @@ pub fn release_orphans(conn: &Connection) -> Result<usize, Error> {
     Ok(conn.execute(
         "UPDATE waiting SET due = 0 WHERE due = ?1 AND NOT EXISTS (
            SELECT 1 FROM event me WHERE me.seq = waiting.event AND (
-                EXISTS (SELECT 1 FROM ready r WHERE r.dest = waiting.dest AND r.event = me.lead)
+                EXISTS (SELECT 1 FROM ready r WHERE r.dest = waiting.dest AND r.event = me.lead AND r.at IS NULL)
              OR EXISTS (SELECT 1 FROM waiting w WHERE w.dest = waiting.dest AND w.event = me.lead AND me.lead <> me.seq)
              OR EXISTS (SELECT 1 FROM event e WHERE e.lead = me.lead AND e.lead <> e.seq AND e.seq < me.seq AND (
-                     EXISTS (SELECT 1 FROM ready r WHERE r.dest = waiting.dest AND r.event = e.seq)
+                     EXISTS (SELECT 1 FROM ready r WHERE r.dest = waiting.dest AND r.event = e.seq AND r.at IS NULL)
                   OR EXISTS (SELECT 1 FROM waiting w WHERE w.dest = waiting.dest AND w.event = e.seq)))))",
         [Tick::HELD.0],
     )?)
@@ -308,7 +351,7 @@ pub fn counts(conn: &Connection, dest: i64) -> Result<Counts, Error> {
         .query_row([dest, Tick::HELD.0], |r| r.get(0))?;
     let waiting = one("SELECT count(*) FROM waiting INDEXED BY waiting_due WHERE dest = ?1")?;
     Ok(Counts {
-        ready: one("SELECT count(*) FROM ready WHERE dest = ?1")?,
+        ready: one("SELECT count(*) FROM ready WHERE dest = ?1 AND at IS NULL")?,
         retrying: waiting - held,
         held,
         dead: one("SELECT count(*) FROM dead WHERE dest = ?1")?,
@@ -320,7 +363,8 @@ pub fn oldest(conn: &Connection, dest: i64) -> Result<Option<Wall>, Error> {
     Ok(conn
         .prepare_cached(
             "SELECT at FROM event WHERE seq = (SELECT min(event) FROM (
-               SELECT min(event) AS event FROM ready WHERE dest = ?1 UNION ALL SELECT min(event) FROM waiting WHERE dest = ?1))",
+               SELECT (SELECT event FROM ready WHERE dest = ?1 AND at IS NULL ORDER BY event LIMIT 1) AS event
+               UNION ALL SELECT min(event) FROM waiting WHERE dest = ?1))",
         )?
         .query_row([dest], |r| r.get(0).map(Wall))
         .optional()?)
@@ -360,7 +404,8 @@ pub struct Entry {
 }
 
 // Columns after the event number, for each table in the same order.
-const READY: &str = "SELECT dest, event, 'ready' AS state, 0 AS attempts, NULL AS due, NULL AS code, NULL AS reason, NULL AS status, NULL AS answer, NULL AS finished FROM ready";
+const READY: &str = "SELECT dest, event, 'ready' AS state, 0 AS attempts, NULL AS due, NULL AS code, NULL AS reason, NULL AS status, NULL AS answer, NULL AS finished FROM (SELECT dest, event FROM ready WHERE at IS NULL)";
+const DONE: &str = "SELECT dest, event, 'delivered' AS state, attempts, NULL AS due, NULL AS code, NULL AS reason, status, NULL AS answer, at AS finished FROM (SELECT * FROM ready WHERE at IS NOT NULL)";
 const WAITING: &str = "SELECT dest, event, iif(due = 9223372036854775807, 'held', 'retrying') AS state, attempts, due, code, reason, NULL AS status, NULL AS answer, NULL AS finished FROM waiting";
 const DEAD: &str = "SELECT dest, event, 'dead' AS state, attempts, NULL AS due, class || '/' || code AS code, reason, status, answer, at AS finished FROM dead";
 const HISTORY: &str = "SELECT dest, event, result AS state, attempts, NULL AS due, NULL AS code, NULL AS reason, status, NULL AS answer, at AS finished FROM history";
@@ -401,7 +446,7 @@ pub fn list(conn: &Connection, dest: i64, state: Option<&str>, after: i64, limit
 pub fn of_event(conn: &Connection, event: i64, destinations: &[i64]) -> Result<Vec<Entry>, Error> {
     let mut found = entries(conn, &format!("{HISTORY} WHERE event = ?1"), [event])?;
     for dest in destinations {
-        for part in [READY, WAITING, DEAD] {
+        for part in [READY, DONE, WAITING, DEAD] {
             found.extend(entries(conn, &format!("{part} WHERE dest = ?1 AND event = ?2"), [*dest, event])?);
         }
     }
@@ -440,7 +485,7 @@ pub fn retry(conn: &Connection, dest: i64, event: i64) -> Result<bool, Error> {
         return Ok(true);
     }
     if conn.prepare_cached("DELETE FROM dead WHERE dest = ?1 AND event = ?2")?.execute([dest, event])? == 0 {
-        let mut ready = conn.prepare_cached("SELECT EXISTS (SELECT 1 FROM ready WHERE dest = ?1 AND event = ?2)")?;
+        let mut ready = conn.prepare_cached("SELECT EXISTS (SELECT 1 FROM ready WHERE dest = ?1 AND event = ?2 AND at IS NULL)")?;
         return Ok(ready.query_row([dest, event], |r| r.get(0))?);
     }
     conn.prepare_cached("DELETE FROM rendered WHERE dest = ?1 AND event = ?2")?.execute([dest, event])?;
@@ -451,6 +496,7 @@ pub fn retry(conn: &Connection, dest: i64, event: i64) -> Result<bool, Error> {
 /// Sends a finished delivery again: made, or dropped by hand. It gets its attempts back and a body of its own time; the ids stay. False
 /// when it is not finished, or was never meant for this destination.
 pub fn replay(conn: &Connection, dest: i64, event: i64) -> Result<bool, Error> {
+    settle(conn, &[(dest, event)])?;
     if conn.prepare_cached("DELETE FROM history WHERE event = ?1 AND dest = ?2")?.execute([event, dest])? == 0 {
         return Ok(false);
     }
@@ -473,7 +519,8 @@ fn put_back(conn: &Connection, dest: i64, event: i64) -> Result<(), Error> {
 /// The finished deliveries of a destination whose events were made in `[since, until)`, oldest first.
 pub fn finished(conn: &Connection, dest: i64, since: Wall, until: Wall) -> Result<Vec<i64>, Error> {
     let mut statement = conn.prepare_cached(
-        "SELECT h.event FROM history h JOIN event e ON e.seq = h.event WHERE h.dest = ?1 AND e.at >= ?2 AND e.at < ?3 ORDER BY h.event",
+        "SELECT f.event FROM (SELECT event FROM history WHERE dest = ?1 UNION SELECT event FROM ready WHERE dest = ?1 AND at IS NOT NULL) f
+         JOIN event e ON e.seq = f.event WHERE e.at >= ?2 AND e.at < ?3 ORDER BY f.event",
     )?;
     let rows = statement.query_map(params![dest, since.0, until.0], |r| r.get(0))?;
     rows.map(|r| r.map_err(Error::from)).collect()

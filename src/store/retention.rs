@@ -2,7 +2,7 @@
 //!
 //! It must never take out an event that still has to be delivered, nor the newest one, whose number says how far the log has come.
 
-use super::{Error, Retention, Space};
+use super::{Error, Retention, Space, queue};
 use crate::time::{Tick, Timeline};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use std::time::Duration;
@@ -13,9 +13,9 @@ const STEP: i64 = 200;
 const EVERY: Duration = Duration::from_secs(6 * 3600);
 const FIRST: Duration = Duration::from_secs(60);
 /// Pages given back in one step.
-const PAGES: i64 = 256;
+const PAGES: i64 = 64;
 /// Fewer unused pages than this are left for the next leads to be written into.
-const PAGES_LEFT: i64 = 1024;
+const PAGES_LEFT: i64 = 256;
 const DAY_MS: i64 = 86_400_000;
 
 /// Where the work stands.
@@ -28,6 +28,7 @@ pub struct Forgetting {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Rest,
+    Settle,
     Events { after: i64 },
     History { after: (i64, i64) },
     Vacuum,
@@ -48,12 +49,19 @@ impl Forgetting {
             if now < self.next && !(short && history_is_there(conn)?) {
                 return Ok(false);
             }
-            // Leads before history: it is history that says whether a lead was delivered.
-            self.phase = Phase::Events { after: 0 };
+            self.phase = Phase::Settle;
         }
         let keep = space.limits().keep;
         self.phase = match self.phase {
             Phase::Rest => Phase::Rest,
+            Phase::Settle => {
+                let finished = queue::unsettled(conn, STEP)?;
+                let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+                queue::settle(&tx, &finished)?;
+                tx.commit()?;
+                // Leads before history: it is history that says whether a lead was delivered.
+                if finished.is_empty() { Phase::Events { after: 0 } } else { Phase::Settle }
+            }
             Phase::Events { after } => match events(conn, line, keep, after)? {
                 Some(after) => Phase::Events { after },
                 None => Phase::History { after: (0, 0) },
@@ -145,7 +153,10 @@ fn events(conn: &mut Connection, line: &Timeline, keep: Retention, after: i64) -
                 {
                     tx.prepare_cached(sql)?.execute([seq])?;
                 }
-                tx.prepare_cached("DELETE FROM dead WHERE dest IN (SELECT dest FROM destination) AND event = ?1")?.execute([seq])?;
+                for table in ["dead", "ready"] {
+                    let sql = format!("DELETE FROM {table} WHERE dest IN (SELECT dest FROM destination) AND event = ?1");
+                    tx.prepare_cached(&sql)?.execute([seq])?;
+                }
             }
             count += 1;
         }
@@ -179,7 +190,7 @@ fn state(conn: &Connection, events: &[(i64, i64)]) -> Result<(State, i64), Error
     for (seq, _) in events {
         let (pending, dead, done): (bool, bool, Option<i64>) = conn
             .prepare_cached(
-                "SELECT EXISTS (SELECT 1 FROM destination d JOIN ready r ON r.dest = d.dest AND r.event = ?1)
+                "SELECT EXISTS (SELECT 1 FROM destination d JOIN ready r ON r.dest = d.dest AND r.event = ?1 AND r.at IS NULL)
                      OR EXISTS (SELECT 1 FROM destination d JOIN waiting w ON w.dest = d.dest AND w.event = ?1),
                    EXISTS (SELECT 1 FROM destination d JOIN dead x ON x.dest = d.dest AND x.event = ?1),
                    (SELECT max(h.at) FROM history h WHERE h.event = ?1)",

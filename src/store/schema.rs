@@ -16,8 +16,9 @@ pub const VERSION: i64 = 2;
 const STEPS: [&str; 1] = [include_str!("schema-2.sql")];
 /// Files up to this size are checked whole before anything else; larger ones in the background.
 pub const CHECK_BYTES_MAX: u64 = 8 << 20;
-// Small pages: what one lead writes is a handful of them. It can only be chosen when the file is made.
-const PAGE_BYTES: i64 = 1024;
+// The size of a sector that a cut may ruin whole: with smaller pages psow=0 makes SQLite write the neighbours along, with larger ones a
+// lead writes more than it changes. It can only be chosen when the file is made.
+const PAGE_BYTES: i64 = 4096;
 
 /// How long a transaction waits for another process's.
 pub const BUSY: std::time::Duration = std::time::Duration::from_secs(5);

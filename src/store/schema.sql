@@ -53,10 +53,14 @@ CREATE TABLE destination (
   reason TEXT
 );
 
--- A delivery is in exactly one of ready, waiting, dead, history.
+-- A delivery is in exactly one of ready, waiting, dead, history. One that was made at the first attempt stays in ready, on the page that
+-- the next capture writes anyway, with `at` filled in; it is moved to history along with others.
 CREATE TABLE ready (
-  dest  INTEGER NOT NULL,
-  event INTEGER NOT NULL,
+  dest     INTEGER NOT NULL,
+  event    INTEGER NOT NULL,
+  at       INTEGER,            -- when it was delivered; null: it still has to be
+  attempts INTEGER,
+  status   INTEGER,
   PRIMARY KEY (dest, event)
 ) WITHOUT ROWID;
 

@@ -18,6 +18,10 @@ use std::time::{Duration, Instant};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// WAL frames after which the writer copies them into the database file.
 const CHECKPOINT_FRAMES: i64 = 1000;
+/// So many finished deliveries are moved to history at once.
+const SETTLE_AT: usize = 64;
+/// How many of the oldest rows of each destination are looked at for such when the database is opened.
+const SETTLE_LOOK_AT: i64 = 1000;
 /// The pause between two steps of forgetting: visitors and deliveries go first.
 const FORGET_EVERY: Duration = Duration::from_millis(20);
 /// A clock that is kept right, and behind what was believed before, is believed after so long.
@@ -42,6 +46,8 @@ pub(super) struct State {
     forgetting: Forgetting,
     // There is more to forget at once.
     busy_forgetting: bool,
+    // Deliveries whose end is noted in `ready` and has still to be moved to `history`.
+    finished: Vec<(i64, i64)>,
 }
 
 /// What one transaction did, told only after its commit.
@@ -50,12 +56,14 @@ struct Told {
     answers: Vec<Done>,
     woken: Vec<i64>,
     confirmed: BTreeMap<i64, Vec<i64>>,
+    finished: Vec<(i64, i64)>,
 }
 
 impl State {
     pub(super) fn new(store: Store, conn: Connection) -> Result<Self, Error> {
         let next_seq = leads::last_seq(&conn)? + 1;
         let data_version = data_version(&conn)?;
+        let finished = queue::unsettled_at_front(&conn, SETTLE_LOOK_AT)?;
         let forgetting = Forgetting::new(store.0.timeline.now());
         let clock_known = schema::is_clock_known(&conn, store.0.timeline.boot())?;
         Ok(Self {
@@ -72,6 +80,7 @@ impl State {
             contradicted: None,
             forgetting,
             busy_forgetting: false,
+            finished,
         })
     }
 
@@ -90,6 +99,12 @@ impl State {
             }
         }
         if let Some(conn) = &self.conn {
+            if let Err(e) = conn.unchecked_transaction().map_err(Error::from).and_then(|tx| {
+                queue::settle(&tx, &self.finished)?;
+                Ok(tx.commit()?)
+            }) {
+                log::warn!("the latest deliveries are not in the history yet; the next start sees to it: {e}");
+            }
             if let Some(open) = self.store.0.stamps.remaining()
                 && let Err(e) = schema::keep_open(conn, self.store.0.timeline.boot(), open)
             {
@@ -313,7 +328,9 @@ impl State {
         let mut seq = self.next_seq.max(leads::last_seq(&tx).map_err(Stop::Disk)? + 1);
         let now = (self.store.0.timeline.now(), self.store.0.timeline.wall());
         for (index, outcome) in self.outcomes.iter().enumerate() {
-            queue::apply(&tx, outcome).map_err(|e| Stop::of(e, |e| Stop::Outcome(index, e)))?;
+            if queue::apply(&tx, outcome).map_err(|e| Stop::of(e, |e| Stop::Outcome(index, e)))? {
+                told.finished.push((outcome.dest, outcome.event));
+            }
             told.confirmed.entry(outcome.dest).or_default().push(outcome.event);
         }
         let mut answers = Vec::with_capacity(commands.len());
@@ -322,10 +339,20 @@ impl State {
                 .map_err(|e| Stop::of(e, |e| Stop::Command(index, e)))?;
             answers.push(done);
         }
+        // Along with something that is written anyway.
+        let settle = self.finished.len() >= SETTLE_AT && !(commands.is_empty() && self.outcomes.is_empty());
+        if settle {
+            queue::settle(&tx, &self.finished).map_err(Stop::Disk)?;
+        }
         tx.commit().map_err(disk)?;
+        if settle {
+            self.finished.clear();
+        }
+        self.finished.append(&mut told.finished);
         told.answers = answers;
         self.next_seq = seq;
-        self.frames += 8 + i64::try_from(3 * (commands.len() + self.outcomes.len())).unwrap_or(0);
+        // What a turn writes, roughly: four pages, one for every three leads, one for a page full of ends.
+        self.frames += 4 + i64::try_from(commands.len() / 3 + self.outcomes.len() / 60).unwrap_or(0);
         self.outcomes.clear();
         self.outcomes_since = None;
         self.outcomes_not_before = None;
