@@ -257,10 +257,10 @@ impl Lane {
             self.probe_ends();
         }
         match verdict.class {
-            Class::Delivered => (Fate::Done, self.well_unless_told_to_wait(was_probe, now)),
+            Class::Delivered => (Fate::Done, self.well_unless_told_to_wait(now)),
             Class::Rejected => {
                 // The receiver took the trouble to read and refuse it: the lane is well.
-                let change = self.well(now);
+                let change = self.well_unless_told_to_wait(now);
                 (self.counted(tried, self.policy.rejected_attempts, now, chance), change)
             }
             // Our own fault says nothing about the receiver.
@@ -283,12 +283,14 @@ impl Lane {
         }
     }
 
-    /// An answer to an attempt that was under way when the receiver asked to wait does not shorten the wait.
-    fn well_unless_told_to_wait(&mut self, was_probe: bool, now: Tick) -> Option<Change> {
-        if !was_probe && matches!(self.state, State::Held { why: Hold::Throttled, .. }) {
-            return None;
-        }
-        self.well(now)
+    /// Whether a wait runs that the receiver asked for. What is judged meanwhile was under way before, or no probe would be: it does not
+    /// shorten the wait, whatever it says.
+    fn told_to_wait(&self, now: Tick) -> bool {
+        matches!(self.state, State::Held { why: Hold::Throttled, probe_at, .. } if probe_at > now)
+    }
+
+    fn well_unless_told_to_wait(&mut self, now: Tick) -> Option<Change> {
+        if self.told_to_wait(now) { None } else { self.well(now) }
     }
 
     fn well(&mut self, now: Tick) -> Option<Change> {
@@ -320,6 +322,13 @@ impl Lane {
         if before == Some(why) && !was_probe && wait.is_none() {
             return None;
         }
+        let told_until = match self.state {
+            State::Held { probe_at, .. } if self.told_to_wait(now) => Some(probe_at),
+            _ => None,
+        };
+        if told_until.is_some() && why != Hold::Throttled {
+            return None;
+        }
         let probes = if before == Some(why) { probes.saturating_add(1) } else { 0 };
         let (first, max) = match why {
             Hold::Blocked => (self.policy.blocked_first, self.policy.blocked_max),
@@ -331,7 +340,8 @@ impl Lane {
             None => half_jitter(first, max, probes, chance),
         };
         let probing = matches!(self.state, State::Held { probing: true, .. }) && !was_probe;
-        self.state = State::Held { why, probe_at: now.after(pause), probes, probing };
+        let probe_at = told_until.map_or(now.after(pause), |until| until.max(now.after(pause)));
+        self.state = State::Held { why, probe_at, probes, probing };
         (before != Some(why)).then_some(Change::Held(why))
     }
 }
@@ -383,6 +393,7 @@ mod tests {
             assert_eq!(lane.permit(at), Permit::Busy);
             let (fate, change) = lane.judged(&verdict(class), tried(0, true), at, 0.5);
             assert_eq!((fate, change), (Fate::Again, None), "the same trouble is told once");
+            let Permit::Wait(at) = lane.permit(at) else { panic!("must wait") };
             lane.probe_begins();
             assert_eq!(lane.judged(&verdict(Class::Delivered), tried(0, true), at, 0.5), (Fate::Done, Some(Change::Opened)));
             assert_eq!(lane.hold(), None);
@@ -467,6 +478,29 @@ mod tests {
             let Permit::Wait(at) = lane.permit(NOW) else { panic!("must wait") };
             let waited = at.since(NOW).as_secs();
             assert!((least..=most).contains(&waited), "{waited}");
+        }
+    }
+
+    #[test]
+    fn nothing_that_was_under_way_shortens_the_wait_a_receiver_asked_for() {
+        use Class::*;
+        for class in [Delivered, Rejected, Internal, Offline, Clock, Throttled, Refused, Temporary] {
+            for probe in [false, true] {
+                let mut lane = Lane::new(Policy { breaker_after: 1, ..Policy::default() });
+                if probe {
+                    // A probe is under way when an older attempt brings the word.
+                    lane.judged(&verdict(Offline), tried(0, false), NOW, 0.5);
+                    lane.probe_begins();
+                }
+                let mut asked = verdict(Throttled);
+                asked.wait = Some(Duration::from_secs(7200));
+                lane.judged(&asked, tried(0, false), NOW, 0.5);
+                let mut late = verdict(class);
+                late.wait = Some(Duration::from_secs(1));
+                lane.judged(&late, tried(0, probe), NOW, 0.5);
+                let Some((_, at)) = lane.hold() else { panic!("{class} opened the lane") };
+                assert!(at >= NOW.after(Duration::from_secs(7200)), "{class} shortened the wait to {at:?}");
+            }
         }
     }
 

@@ -14,11 +14,11 @@ fn kill_9_under_load_loses_no_acknowledged_lead_and_changes_no_id() {
     let mut acknowledged: BTreeMap<String, String> = BTreeMap::new();
     for round in 0..8 {
         let daemon = Daemon::start(&home);
-        let stop = AtomicBool::new(false);
+        let (stop, taken) = (AtomicBool::new(false), AtomicBool::new(false));
         let got: Vec<(String, String)> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..8)
                 .map(|t| {
-                    let (client, stop) = (Client::new(daemon.address), &stop);
+                    let (client, stop, taken) = (Client::new(daemon.address), &stop, &taken);
                     scope.spawn(move || {
                         let mut got = Vec::new();
                         for n in 0.. {
@@ -28,6 +28,7 @@ fn kill_9_under_load_loses_no_acknowledged_lead_and_changes_no_id() {
                             match client.try_json("POST", "/api/v1/leads", &json!({"name":format!("{round}-{t}-{n}")})) {
                                 Some(a) if a.status == 201 => {
                                     let ids = a.json();
+                                    taken.store(true, Ordering::Relaxed);
                                     got.push((ids["event_id"].as_str().unwrap().to_owned(), ids["id"].as_str().unwrap().to_owned()));
                                 }
                                 _ => break,
@@ -37,7 +38,8 @@ fn kill_9_under_load_loses_no_acknowledged_lead_and_changes_no_id() {
                     })
                 })
                 .collect();
-            std::thread::sleep(Duration::from_millis(150 + 40 * round));
+            eventually("the first lead is taken", || taken.load(Ordering::Relaxed));
+            std::thread::sleep(Duration::from_millis(100 + 40 * round));
             daemon.kill();
             stop.store(true, Ordering::Relaxed);
             threads.into_iter().flat_map(|t| t.join().unwrap()).collect()

@@ -116,7 +116,8 @@ impl Receiver {
             runtime.shutdown_timeout(std::time::Duration::from_secs(5));
             let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).expect("a socket");
             set_socket_reuseaddr(&socket, true).expect("its option");
-            bind(&socket, &self.address).expect("the receiver's port");
+            // For a moment the port may be the near end of somebody else's connection.
+            eventually("the receiver's port is free", || bind(&socket, &self.address).is_ok());
             self.port = Some(socket);
         }
     }
@@ -125,7 +126,12 @@ impl Receiver {
     pub fn up(&mut self) {
         self.port = None;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let listener = runtime.block_on(tokio::net::TcpListener::bind(self.address)).expect("the receiver's port");
+        let mut listener = None;
+        eventually("the receiver's port is free", || {
+            listener = runtime.block_on(tokio::net::TcpListener::bind(self.address)).ok();
+            listener.is_some()
+        });
+        let listener = listener.expect("a listener");
         self.address = listener.local_addr().unwrap();
         let (seen, script) = (Arc::clone(&self.seen), Arc::clone(&self.script));
         runtime.spawn(async move {
