@@ -21,6 +21,7 @@ mod config;
 mod cut;
 mod faults;
 mod hostile;
+mod model;
 mod outage;
 mod packaging;
 mod pages;

@@ -1,5 +1,6 @@
 //! A receiver whose answers are a closure, on a real socket. It can be taken away and brought back at the same port.
 
+use super::eventually;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
