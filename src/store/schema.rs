@@ -4,6 +4,7 @@
 
 use super::Error;
 use crate::time::{Clock, Tick, Timeline, Wall};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
 use std::path::Path;
 use std::sync::Arc;
@@ -53,6 +54,8 @@ pub fn connect(path: &Path, purpose: Purpose) -> Result<Connection, Error> {
     conn.set_prepared_statement_cache_capacity(64);
     let set = |conn: &Connection| -> rusqlite::Result<()> {
         conn.busy_timeout(BUSY)?;
+        // Otherwise a statement that is kept is compiled anew whenever a value is bound to its LIMIT.
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         if purpose == Purpose::Writer {
             // Both only have an effect on a file that is still empty. Space can be given back to a card only if this is chosen now.
             conn.pragma_update(None, "page_size", PAGE_BYTES)?;
