@@ -463,10 +463,11 @@ impl Lane {
     fn attempt(&self, given: &Given, job: &Job, event_id: &str) -> (Verdict, Option<Vec<u8>>) {
         let spec = &given.spec;
         let mut fresh = None;
-        let body = match &job.rendered {
-            Some(kept) => kept.clone(),
-            None => match webhook::render(spec, &job.event_body) {
-                Ok(None) => job.event_body.clone(),
+        let body = match (&job.rendered, &job.event_body) {
+            (Some(kept), _) => kept.clone(),
+            (None, Err(e)) => return (internal(&e.to_string()), None),
+            (None, Ok(event)) => match webhook::render(spec, event) {
+                Ok(None) => event.clone(),
                 Ok(Some(made)) => {
                     fresh = Some(made.clone());
                     made

@@ -23,6 +23,8 @@ pub enum Error {
     InUse(PathBuf),
     /// Anything else SQLite says; a fault in this program.
     Sql(String),
+    /// A row holds what this program cannot have written.
+    Unreadable(String),
     /// There is no such row.
     NotFound,
 }
@@ -38,6 +40,7 @@ impl fmt::Display for Error {
                 write!(f, "another leadsbotd is running with {} (its lock file is held); stop that one first", path.display())
             }
             Error::Sql(what) => write!(f, "the database refused a statement: {what}"),
+            Error::Unreadable(what) => write!(f, "{what}; run leadsbotd check"),
             Error::NotFound => f.write_str("not found"),
         }
     }

@@ -1,11 +1,13 @@
 //! Leads and events: the log, the leads' present state, and idempotency keys.
 
+use super::pack::{pack, unpack};
 use super::{Error, from_column, to_column};
 use crate::event::{Kind, lead_of};
 use crate::id::{self, IdKey};
 use crate::lead::Lead;
 use crate::time::{Tick, Wall};
 use rusqlite::{Connection, OptionalExtension, params};
+use std::borrow::Cow;
 
 /// Idempotency keys are remembered for at least this many events.
 pub const SUBMISSIONS_REMEMBERED: i64 = BUCKETS * BUCKET_EVENTS;
@@ -71,7 +73,7 @@ pub struct NewRow<'a> {
 /// Appends to the log.
 pub fn append(conn: &Connection, row: &NewRow<'_>) -> Result<(), Error> {
     conn.prepare_cached("INSERT INTO event (seq, lead, kind, at, tick, random, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
-        .execute(params![row.seq, row.lead, row.kind.name(), row.at.0, row.tick.0, to_column(row.random), row.body])?;
+        .execute(params![row.seq, row.lead, row.kind.name(), row.at.0, row.tick.0, to_column(row.random), pack(row.body)])?;
     Ok(())
 }
 
@@ -119,7 +121,10 @@ fn record(r: &rusqlite::Row<'_>) -> rusqlite::Result<Result<Record, Error>> {
     let version: Option<i64> = r.get(4)?;
     let lead = match r.get_ref(6)?.as_blob_or_null()? {
         Some(state) => serde_json::from_slice(state),
-        None => lead_of(r.get_ref(3)?.as_blob()?),
+        None => match unpack(r.get_ref(3)?.as_blob()?) {
+            Ok(body) => lead_of(&body),
+            Err(e) => return Ok(Err(e)),
+        },
     };
     Ok(lead
         .map(|lead| Record {
@@ -162,9 +167,11 @@ pub fn events_of(conn: &Connection, ids: &IdKey, number: i64) -> Result<Vec<Logg
     )?;
     let rows = statement.query_map([number], |r| {
         let seq = r.get(0)?;
-        Ok(Logged { seq, id: ids.event(from_column(r.get(1)?)).id(seq), kind: r.get(2)?, at: Wall(r.get(3)?), body: r.get(4)? })
+        let body = unpack(r.get_ref(4)?.as_blob()?).map(Cow::into_owned);
+        let (id, kind, at) = (ids.event(from_column(r.get(1)?)).id(seq), r.get(2)?, Wall(r.get(3)?));
+        Ok(body.map(|body| Logged { seq, id, kind, at, body }))
     })?;
-    rows.map(|r| r.map_err(Error::from)).collect()
+    rows.map(|r| r?).collect()
 }
 
 /// The number of the event with this public id.

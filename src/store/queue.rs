@@ -5,9 +5,10 @@
 //! [`enqueue`] or, for dead letters, [`retry`]; every way out goes through [`leave`], the operator's commands included, or the order per
 //! lead breaks.
 
-use super::Error;
+use super::{Error, unpack};
 use crate::time::{Tick, Wall};
 use rusqlite::{Connection, OptionalExtension, params};
+use std::borrow::Cow;
 
 /// A delivery a lane may send, with all it needs.
 #[derive(Debug, Clone)]
@@ -20,8 +21,8 @@ pub struct Job {
     pub kind: String,
     /// The random half of the event's id.
     pub random: u64,
-    /// The event's bytes.
-    pub event_body: Vec<u8>,
+    /// The event's bytes, if they can be read.
+    pub event_body: Result<Vec<u8>, Error>,
     /// The delivery's own bytes, when an earlier attempt fixed them.
     pub rendered: Option<Vec<u8>>,
     /// Attempts counted so far.
@@ -293,7 +294,7 @@ fn job(row: &rusqlite::Row<'_>) -> rusqlite::Result<Job> {
         lead: row.get(1)?,
         kind: row.get(2)?,
         random: super::from_column(row.get(3)?),
-        event_body: row.get(4)?,
+        event_body: unpack(row.get_ref(4)?.as_blob()?).map(Cow::into_owned),
         rendered: row.get(5)?,
         attempts: row.get(6)?,
         age_ms: row.get(7)?,

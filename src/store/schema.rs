@@ -192,7 +192,8 @@ fn latest_believed(conn: &Connection) -> Result<Wall, Error> {
     let mut newest = conn.prepare("SELECT at, body FROM event ORDER BY seq DESC LIMIT 64")?;
     let mut rows = newest.query([])?;
     while let Some(row) = rows.next()? {
-        if !crate::event::is_untrusted(row.get_ref(1)?.as_blob().unwrap_or_default()) {
+        let body = super::unpack(row.get_ref(1)?.as_blob().unwrap_or_default());
+        if body.is_ok_and(|body| !crate::event::is_untrusted(&body)) {
             return Ok(Wall(seen.unwrap_or(0).max(row.get(0)?)));
         }
     }

@@ -3,6 +3,7 @@
 //! It must never change an event that a receiver may have seen. A lane therefore pins an event before it sends it; what is pinned keeps
 //! its bytes. Pins live in memory: after a crash every event of before counts as pinned, after an orderly stop only those up to the last.
 
+use super::pack::{pack, unpack};
 use super::{Error, lock};
 use crate::event;
 use crate::lead::Lead;
@@ -100,7 +101,8 @@ impl Stamps {
                 continue;
             }
             if let Some(at) = line.wall_of(row.tick)
-                && let Some(body) = event::put_right(&row.body, at)
+                && let Ok(body) = unpack(&row.body)
+                && let Some(body) = event::put_right(&body, at)
             {
                 write(&tx, row, at, &body)?;
                 count += 1;
@@ -137,7 +139,7 @@ fn read(conn: &Connection, from: i64) -> Result<Vec<Row>, Error> {
 
 /// Writes one event, and the lead's own times that came from it.
 fn write(conn: &Connection, row: &Row, at: Wall, body: &[u8]) -> Result<(), Error> {
-    conn.prepare_cached("UPDATE event SET at = ?2, body = ?3 WHERE seq = ?1")?.execute(params![row.seq, at.0, body])?;
+    conn.prepare_cached("UPDATE event SET at = ?2, body = ?3 WHERE seq = ?1")?.execute(params![row.seq, at.0, pack(body)])?;
     let Some(lead) = row.lead else { return Ok(()) };
     conn.prepare_cached("UPDATE lead SET at = ?3 WHERE lead = ?1 AND at = ?2")?.execute(params![lead, row.at.0, at.0])?;
     if lead != row.seq {

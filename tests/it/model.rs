@@ -16,7 +16,7 @@ use leadsbotd::lead::{Limits, Patch, Reply, Submission, Trust};
 use leadsbotd::mapping::{Expr, Shape};
 use leadsbotd::retry::Policy;
 use leadsbotd::secret::Secret;
-use leadsbotd::store::{Captured, ChangeFn, Desk, Done, Error, Options, Store, Writer};
+use leadsbotd::store::{Captured, ChangeFn, Desk, Done, Error, Options, Store, Writer, unpack};
 use leadsbotd::time::{Clock, Tick, Wall};
 use proptest::prelude::*;
 use rusqlite::{Connection, OpenFlags};
@@ -355,7 +355,9 @@ impl Process {
         while let Some(row) = rows.next()? {
             let (seq, random): (i64, i64) = (row.get(0)?, row.get(3)?);
             let id = self.store.ids().event(random.cast_unsigned()).id(seq);
-            found.events.insert(seq, Fact { id, lead: row.get(1)?, kind: row.get(2)?, body: row.get(4)? });
+            let stored: Vec<u8> = row.get(4)?;
+            let body = unpack(&stored).map_or_else(|_| stored.clone(), |body| body.into_owned());
+            found.events.insert(seq, Fact { id, lead: row.get(1)?, kind: row.get(2)?, body });
         }
         let mut deliveries = tx.prepare_cached(
             "SELECT dest, event, iif(at IS NULL, 'ready', 'delivered'), 0, iif(at IS NULL, 0, attempts) FROM ready UNION ALL SELECT dest, event, 'waiting', due, attempts FROM waiting

@@ -15,11 +15,16 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Text that no packing makes shorter by much.
+fn noise(length: usize) -> String {
+    (0..length).map(|_| fastrand::alphanumeric()).collect()
+}
+
 /// Captures leads of some kilobytes until one is refused; gives the events of the others, and the refusal.
 fn fill(client: &Client, max: usize) -> (BTreeSet<String>, crate::support::http::Answer) {
     let mut kept = BTreeSet::new();
     for n in 0..max {
-        let answer = client.json("POST", "/api/v1/leads", &json!({"name":format!("Visitor {n}"),"message":"x".repeat(6000)}));
+        let answer = client.json("POST", "/api/v1/leads", &json!({"name":format!("Visitor {n}"),"message":noise(6000)}));
         match answer.status {
             201 => drop(kept.insert(answer.json()["event_id"].as_str().unwrap().to_owned())),
             _ => return (kept, answer),
@@ -206,7 +211,7 @@ fn forgotten_room_goes_back_to_the_file_system() {
     let clock = Hands::new();
     let rig = Rig::limited(folder.path(), &receiver.url(), Policy::default(), Arc::clone(&clock), keeping(30, 30, 0));
     for n in 0..800 {
-        rig.capture(&format!("visitor {n} {}", "x".repeat(4000)));
+        rig.capture(&format!("visitor {n} {}", noise(4000)));
     }
     rig.live(60_000);
     let size = || std::fs::metadata(folder.path().join("leads.db")).unwrap().len();
