@@ -180,7 +180,7 @@ impl Edge {
             }
             let mut lanes = Vec::new();
             for lane in edge.lanes.status() {
-                let (counts, oldest) = edge.store.read(|v| Ok((v.counts(lane.dest)?, v.oldest(lane.dest)?)))?;
+                let (counts, oldest) = (edge.store.counts(lane.dest)?, edge.store.read(|v| v.oldest(lane.dest))?);
                 lanes.push(json!({
                     "name": lane.name, "state": lane.state, "since": lane.since.map(Wall::rfc3339), "reason": lane.reason,
                     "waiting": counts.waiting(), "dead": counts.dead, "oldest": oldest.map(Wall::rfc3339),

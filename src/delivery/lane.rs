@@ -544,7 +544,7 @@ impl Lane {
             None => {}
             Some(Change::Held(why)) => {
                 inner.doubtful.clear();
-                let waiting = self.store.read(|v| v.counts(self.dest)).map_or(0, |c| c.waiting());
+                let waiting = self.store.counts(self.dest).map_or(0, |c| c.waiting());
                 let next = inner.rules.hold().map_or(Duration::ZERO, |(_, at)| at.since(self.store.timeline().now()));
                 log::warn!(
                     "destination {}: {} since {}, {waiting} waiting; nothing is lost, next attempt in {}: {reason}",

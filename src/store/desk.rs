@@ -1,5 +1,6 @@
 //! The commands' side: short transactions beside the writer's, which notices them by itself.
 
+use super::queue::Tally;
 use super::{Error, View, destinations, queue, schema};
 use crate::id::IdKey;
 use crate::time::Wall;
@@ -53,7 +54,7 @@ impl Desk {
         for chunk in events.chunks(DESK_BATCH) {
             let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
             for event in chunk {
-                count += usize::from(queue::retry(&tx, dest, *event)?);
+                count += usize::from(queue::retry(&tx, &mut Tally::default(), dest, *event)?);
             }
             tx.commit()?;
         }
@@ -69,7 +70,7 @@ impl Desk {
         for chunk in events.chunks(DESK_BATCH) {
             let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
             for event in chunk {
-                count += usize::from(queue::replay(&tx, dest, *event)?);
+                count += usize::from(queue::replay(&tx, &mut Tally::default(), dest, *event)?);
             }
             tx.commit()?;
         }
@@ -82,7 +83,7 @@ impl Desk {
         for chunk in events.chunks(DESK_BATCH) {
             let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
             for event in chunk {
-                count += usize::from(queue::drop_one(&tx, dest, *event, at)?);
+                count += usize::from(queue::drop_one(&tx, &mut Tally::default(), dest, *event, at)?);
             }
             tx.commit()?;
         }

@@ -2,6 +2,7 @@
 //!
 //! An answer from here that something is kept means it was fsynced. Nothing outside this folder knows SQL.
 
+mod counting;
 mod desk;
 mod destinations;
 mod error;
@@ -212,6 +213,7 @@ struct Shared {
     ids: IdKey,
     stamps: stamp::Stamps,
     space: Space,
+    counting: Arc<counting::Counting>,
     queue: Mutex<Queue>,
     signal: Condvar,
     watchers: Mutex<HashMap<i64, Arc<dyn Watcher>>>,
@@ -340,6 +342,7 @@ impl Store {
             ids,
             stamps: stamp::Stamps::new(open),
             space,
+            counting: Arc::default(),
             queue: Mutex::default(),
             signal: Condvar::new(),
             watchers: Mutex::default(),

@@ -9,6 +9,7 @@ use super::{Error, unpack};
 use crate::time::{Tick, Wall};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 /// A delivery a lane may send, with all it needs.
 #[derive(Debug, Clone)]
@@ -99,15 +100,17 @@ pub struct Letter {
 }
 
 /// Puts a new delivery into the queue: `ready`, or held back while an earlier event of the same lead has not finished there.
-pub fn enqueue(conn: &Connection, dest: i64, event: i64, lead: Option<i64>) -> Result<(), Error> {
+pub fn enqueue(conn: &Connection, tally: &mut Tally, dest: i64, event: i64, lead: Option<i64>) -> Result<(), Error> {
     if let Some(lead) = lead.filter(|l| *l != event)
         && earlier_unfinished(conn, dest, event, lead)?
     {
         conn.prepare_cached("INSERT INTO waiting (dest, event, due, attempts, age, seen) VALUES (?1, ?2, ?3, 0, 0, 0)")?
             .execute(params![dest, event, Tick::HELD.0])?;
+        tally.of(dest).held += 1;
         return Ok(());
     }
     conn.prepare_cached("INSERT INTO ready (dest, event) VALUES (?1, ?2)")?.execute([dest, event])?;
+    tally.of(dest).ready += 1;
     Ok(())
 }
 
@@ -123,19 +126,30 @@ fn earlier_unfinished(conn: &Connection, dest: i64, event: i64, lead: i64) -> Re
 }
 
 /// Takes a delivery out of `ready` or `waiting` and lets the next event of its lead go. False when it was in neither.
-fn leave(conn: &Connection, dest: i64, event: i64) -> Result<bool, Error> {
-    let ready = conn.prepare_cached("DELETE FROM ready WHERE dest = ?1 AND event = ?2 AND at IS NULL")?.execute([dest, event])?;
-    let waiting =
-        if ready == 0 { conn.prepare_cached("DELETE FROM waiting WHERE dest = ?1 AND event = ?2")?.execute([dest, event])? } else { 0 };
-    if ready + waiting > 0 {
+fn leave(conn: &Connection, tally: &mut Tally, dest: i64, event: i64) -> Result<bool, Error> {
+    let ready = conn.prepare_cached("DELETE FROM ready WHERE dest = ?1 AND event = ?2 AND at IS NULL")?.execute([dest, event])? > 0;
+    let waited: Option<i64> = if ready {
+        tally.of(dest).ready -= 1;
+        None
+    } else {
+        let mut delete = conn.prepare_cached("DELETE FROM waiting WHERE dest = ?1 AND event = ?2 RETURNING due")?;
+        delete.query_row([dest, event], |r| r.get(0)).optional()?
+    };
+    match waited {
+        Some(due) if due == Tick::HELD.0 => tally.of(dest).held -= 1,
+        Some(_) => tally.of(dest).retrying -= 1,
+        None => {}
+    }
+    let left = ready || waited.is_some();
+    if left {
         conn.prepare_cached("DELETE FROM rendered WHERE dest = ?1 AND event = ?2")?.execute([dest, event])?;
     }
-    release(conn, dest, event)?;
-    Ok(ready + waiting > 0)
+    release(conn, tally, dest, event)?;
+    Ok(left)
 }
 
 /// Lets the next event of the lead go, unless another one before it has not finished either.
-fn release(conn: &Connection, dest: i64, event: i64) -> Result<(), Error> {
+fn release(conn: &Connection, tally: &mut Tally, dest: i64, event: i64) -> Result<(), Error> {
     let Some(lead) = lead_of(conn, event)? else { return Ok(()) };
     let next: Option<i64> = conn
         .prepare_cached(
@@ -148,6 +162,8 @@ fn release(conn: &Connection, dest: i64, event: i64) -> Result<(), Error> {
         && !earlier_unfinished(conn, dest, next, lead)?
     {
         conn.prepare_cached("UPDATE waiting SET due = 0 WHERE dest = ?1 AND event = ?2")?.execute([dest, next])?;
+        let counts = tally.of(dest);
+        (counts.held, counts.retrying) = (counts.held - 1, counts.retrying + 1);
     }
     Ok(())
 }
@@ -158,7 +174,7 @@ fn lead_of(conn: &Connection, event: i64) -> Result<Option<i64>, Error> {
 
 /// Applies an outcome. What an operator dropped or erased meanwhile is not brought back. True when the delivery is finished and its row
 /// waits for [`settle`].
-pub fn apply(conn: &Connection, outcome: &Outcome) -> Result<bool, Error> {
+pub fn apply(conn: &Connection, tally: &mut Tally, outcome: &Outcome) -> Result<bool, Error> {
     let (dest, event) = (outcome.dest, outcome.event);
     if let Some(body) = &outcome.rendered
         && !matches!(outcome.end, End::Done { .. } | End::Dead(_))
@@ -174,11 +190,12 @@ pub fn apply(conn: &Connection, outcome: &Outcome) -> Result<bool, Error> {
                 .execute(params![dest, event, at.0, attempts, status])?;
             if noted > 0 {
                 conn.prepare_cached("DELETE FROM rendered WHERE dest = ?1 AND event = ?2")?.execute([dest, event])?;
-                release(conn, dest, event)?;
+                tally.of(dest).ready -= 1;
+                release(conn, tally, dest, event)?;
                 return Ok(true);
             }
-            leave(conn, dest, event)?;
-            finish(conn, dest, event, *at, *attempts, "delivered", *status)?;
+            leave(conn, tally, dest, event)?;
+            finish(conn, tally, dest, event, *at, *attempts, "delivered", *status)?;
         }
         End::Later { due, attempts, age_ms, seen, code, reason } => {
             let moved = conn
@@ -193,11 +210,13 @@ pub fn apply(conn: &Connection, outcome: &Outcome) -> Result<bool, Error> {
                     "INSERT INTO waiting (dest, event, due, attempts, age, seen, code, reason) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
                 )?
                 .execute(params![dest, event, due.0, attempts, age_ms, seen.0, code, reason])?;
+                let counts = tally.of(dest);
+                (counts.ready, counts.retrying) = (counts.ready - 1, counts.retrying + 1);
             }
         }
         End::Dead(letter) => {
-            if leave(conn, dest, event)? {
-                bury(conn, dest, event, letter)?;
+            if leave(conn, tally, dest, event)? {
+                bury(conn, tally, dest, event, letter)?;
             }
         }
         End::Unmoved => {}
@@ -244,9 +263,19 @@ fn pending(conn: &Connection, dest: i64, event: i64) -> Result<bool, Error> {
         .query_row([dest, event], |r| r.get(0))?)
 }
 
-fn finish(conn: &Connection, dest: i64, event: i64, at: Wall, attempts: u32, result: &str, status: Option<u16>) -> Result<(), Error> {
+#[expect(clippy::too_many_arguments, reason = "the columns of a row")]
+fn finish(
+    conn: &Connection,
+    tally: &mut Tally,
+    dest: i64,
+    event: i64,
+    at: Wall,
+    attempts: u32,
+    result: &str,
+    status: Option<u16>,
+) -> Result<(), Error> {
     // A delivery that was given up by hand while it was on its way and arrived all the same has arrived.
-    conn.prepare_cached("DELETE FROM dead WHERE dest = ?1 AND event = ?2")?.execute([dest, event])?;
+    exhume(conn, tally, dest, event)?;
     conn.prepare_cached(
         "INSERT INTO history (event, dest, at, attempts, result, status) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
          ON CONFLICT (event, dest) DO UPDATE SET at = excluded.at, attempts = excluded.attempts, result = excluded.result, status = excluded.status",
@@ -255,13 +284,22 @@ fn finish(conn: &Connection, dest: i64, event: i64, at: Wall, attempts: u32, res
     Ok(())
 }
 
+/// Takes a dead letter out; false when there is none.
+fn exhume(conn: &Connection, tally: &mut Tally, dest: i64, event: i64) -> Result<bool, Error> {
+    let found = conn.prepare_cached("DELETE FROM dead WHERE dest = ?1 AND event = ?2")?.execute([dest, event])? > 0;
+    tally.of(dest).dead -= i64::from(found);
+    Ok(found)
+}
+
 /// Makes a dead letter. Called directly only for a delivery that never was in the queue, because its filter failed.
-pub fn bury(conn: &Connection, dest: i64, event: i64, l: &Letter) -> Result<(), Error> {
-    conn.prepare_cached(
-        "INSERT INTO dead (dest, event, at, attempts, class, code, status, reason, answer) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+pub fn bury(conn: &Connection, tally: &mut Tally, dest: i64, event: i64, l: &Letter) -> Result<(), Error> {
+    let made = conn
+        .prepare_cached(
+            "INSERT INTO dead (dest, event, at, attempts, class, code, status, reason, answer) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
          ON CONFLICT (dest, event) DO NOTHING",
-    )?
-    .execute(params![dest, event, l.at.0, l.attempts, l.class, l.code, l.status, l.reason, l.answer])?;
+        )?
+        .execute(params![dest, event, l.at.0, l.attempts, l.class, l.code, l.status, l.reason, l.answer])?;
+    tally.of(dest).dead += i64::from(made > 0);
     Ok(())
 }
 
@@ -344,7 +382,34 @@ impl Counts {
     }
 }
 
-/// Counts by index only.
+/// What a transaction changes in the counts of each destination.
+#[derive(Debug, Default)]
+pub struct Tally(BTreeMap<i64, Counts>);
+
+impl From<BTreeMap<i64, Counts>> for Tally {
+    fn from(changes: BTreeMap<i64, Counts>) -> Self {
+        Self(changes)
+    }
+}
+
+impl Tally {
+    fn of(&mut self, dest: i64) -> &mut Counts {
+        self.0.entry(dest).or_default()
+    }
+
+    /// Adds the changes to `counts`.
+    pub fn add_to(&self, counts: &mut BTreeMap<i64, Counts>) {
+        for (dest, change) in &self.0 {
+            let c = counts.entry(*dest).or_default();
+            c.ready += change.ready;
+            c.retrying += change.retrying;
+            c.held += change.held;
+            c.dead += change.dead;
+        }
+    }
+}
+
+/// Counts by index only; takes the longer, the more there are.
 pub fn counts(conn: &Connection, dest: i64) -> Result<Counts, Error> {
     let one = |sql: &str| -> Result<i64, Error> { Ok(conn.prepare_cached(sql)?.query_row([dest], |r| r.get(0))?) };
     let held = conn
@@ -476,7 +541,7 @@ fn entry(row: &rusqlite::Row<'_>) -> rusqlite::Result<Entry> {
 
 /// Makes a delivery due now: one that was put off, or a dead letter, which gets its attempts back and its body rendered anew. One that was
 /// never attempted is due already; held ones stay held. False when it will not be tried by this.
-pub fn retry(conn: &Connection, dest: i64, event: i64) -> Result<bool, Error> {
+pub fn retry(conn: &Connection, tally: &mut Tally, dest: i64, event: i64) -> Result<bool, Error> {
     let due = conn.prepare_cached("UPDATE waiting SET due = 0 WHERE dest = ?1 AND event = ?2 AND due <> ?3")?.execute(params![
         dest,
         event,
@@ -485,28 +550,28 @@ pub fn retry(conn: &Connection, dest: i64, event: i64) -> Result<bool, Error> {
     if due > 0 {
         return Ok(true);
     }
-    if conn.prepare_cached("DELETE FROM dead WHERE dest = ?1 AND event = ?2")?.execute([dest, event])? == 0 {
+    if !exhume(conn, tally, dest, event)? {
         let mut ready = conn.prepare_cached("SELECT EXISTS (SELECT 1 FROM ready WHERE dest = ?1 AND event = ?2 AND at IS NULL)")?;
         return Ok(ready.query_row([dest, event], |r| r.get(0))?);
     }
     conn.prepare_cached("DELETE FROM rendered WHERE dest = ?1 AND event = ?2")?.execute([dest, event])?;
-    put_back(conn, dest, event)?;
+    put_back(conn, tally, dest, event)?;
     Ok(true)
 }
 
 /// Sends a finished delivery again: made, or dropped by hand. It gets its attempts back and a body of its own time; the ids stay. False
 /// when it is not finished, or was never meant for this destination.
-pub fn replay(conn: &Connection, dest: i64, event: i64) -> Result<bool, Error> {
+pub fn replay(conn: &Connection, tally: &mut Tally, dest: i64, event: i64) -> Result<bool, Error> {
     settle(conn, &[(dest, event)])?;
     if conn.prepare_cached("DELETE FROM history WHERE event = ?1 AND dest = ?2")?.execute([event, dest])? == 0 {
         return Ok(false);
     }
-    put_back(conn, dest, event)?;
+    put_back(conn, tally, dest, event)?;
     Ok(true)
 }
 
 /// Puts a finished delivery into the queue, behind earlier events of its lead that wait there.
-fn put_back(conn: &Connection, dest: i64, event: i64) -> Result<(), Error> {
+fn put_back(conn: &Connection, tally: &mut Tally, dest: i64, event: i64) -> Result<(), Error> {
     let behind = match lead_of(conn, event)? {
         Some(lead) if lead != event => earlier_unfinished(conn, dest, event, lead)?,
         _ => false,
@@ -514,6 +579,8 @@ fn put_back(conn: &Connection, dest: i64, event: i64) -> Result<(), Error> {
     let due = if behind { Tick::HELD } else { Tick::ZERO };
     conn.prepare_cached("INSERT INTO waiting (dest, event, due, attempts, age, seen) VALUES (?1, ?2, ?3, 0, 0, 0)")?
         .execute(params![dest, event, due.0])?;
+    let counts = tally.of(dest);
+    *(if behind { &mut counts.held } else { &mut counts.retrying }) += 1;
     Ok(())
 }
 
@@ -528,12 +595,12 @@ pub fn finished(conn: &Connection, dest: i64, since: Wall, until: Wall) -> Resul
 }
 
 /// Takes a delivery out for good; history says `dropped`. False when it is neither unfinished nor dead.
-pub fn drop_one(conn: &Connection, dest: i64, event: i64, at: Wall) -> Result<bool, Error> {
-    let dead = conn.prepare_cached("DELETE FROM dead WHERE dest = ?1 AND event = ?2")?.execute([dest, event])?;
-    let left = leave(conn, dest, event)?;
-    if dead == 0 && !left {
+pub fn drop_one(conn: &Connection, tally: &mut Tally, dest: i64, event: i64, at: Wall) -> Result<bool, Error> {
+    let dead = exhume(conn, tally, dest, event)?;
+    let left = leave(conn, tally, dest, event)?;
+    if !dead && !left {
         return Ok(false);
     }
-    finish(conn, dest, event, at, 0, "dropped", None)?;
+    finish(conn, tally, dest, event, at, 0, "dropped", None)?;
     Ok(true)
 }

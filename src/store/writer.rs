@@ -2,6 +2,7 @@
 //!
 //! It never answers before the fsync, never waits for a lane or a caller, and never loses an outcome: those it cannot write it keeps.
 
+use super::queue::Tally;
 use super::retention::Forgetting;
 use super::{
     Captured, Command, Done, Error, Letter, NewEvent, Outcome, Store, Watcher, Work, creates, destinations, leads, lock, queue, schema,
@@ -57,6 +58,7 @@ struct Told {
     woken: Vec<i64>,
     confirmed: BTreeMap<i64, Vec<i64>>,
     finished: Vec<(i64, i64)>,
+    tally: Tally,
 }
 
 impl State {
@@ -85,6 +87,9 @@ impl State {
     }
 
     pub(super) fn run(&mut self) {
+        if let Err(e) = self.store.count_anew() {
+            log::warn!("{e}");
+        }
         loop {
             let (commands, stopping) = self.take();
             let work = commands.len();
@@ -165,12 +170,17 @@ impl State {
             self.failed(&e);
             return;
         }
-        self.busy_forgetting = false;
         if work > 0 || self.failures > 0 {
             return;
         }
         match self.forgetting.step(conn, &shared.timeline, &shared.space) {
-            Ok(more) => self.busy_forgetting = more,
+            Ok(more) => {
+                // It may have taken dead letters out.
+                if self.busy_forgetting && !more && self.store.count_anew().is_err() {
+                    log::debug!("the deliveries are counted whenever somebody asks");
+                }
+                self.busy_forgetting = more;
+            }
             Err(e) => self.failed(&e),
         }
     }
@@ -307,6 +317,7 @@ impl State {
         if version != self.data_version {
             self.data_version = version;
             self.tell_of_change();
+            self.store.count_anew()?;
         }
         Ok(())
     }
@@ -328,15 +339,15 @@ impl State {
         let mut seq = self.next_seq.max(leads::last_seq(&tx).map_err(Stop::Disk)? + 1);
         let now = (self.store.0.timeline.now(), self.store.0.timeline.wall());
         for (index, outcome) in self.outcomes.iter().enumerate() {
-            if queue::apply(&tx, outcome).map_err(|e| Stop::of(e, |e| Stop::Outcome(index, e)))? {
+            if queue::apply(&tx, &mut told.tally, outcome).map_err(|e| Stop::of(e, |e| Stop::Outcome(index, e)))? {
                 told.finished.push((outcome.dest, outcome.event));
             }
             told.confirmed.entry(outcome.dest).or_default().push(outcome.event);
         }
         let mut answers = Vec::with_capacity(commands.len());
         for (index, command) in commands.iter().enumerate() {
-            let done = perform(&tx, &self.store, &command.work, &mut seq, now, &mut told.woken)
-                .map_err(|e| Stop::of(e, |e| Stop::Command(index, e)))?;
+            let done =
+                perform(&tx, &self.store, &command.work, &mut seq, now, &mut told).map_err(|e| Stop::of(e, |e| Stop::Command(index, e)))?;
             answers.push(done);
         }
         // Along with something that is written anyway.
@@ -349,6 +360,7 @@ impl State {
             self.finished.clear();
         }
         self.finished.append(&mut told.finished);
+        self.store.0.counting.committed(&told.tally);
         told.answers = answers;
         self.next_seq = seq;
         // What a turn writes, roughly: four pages, one for every three leads, one for a page full of ends.
@@ -472,7 +484,7 @@ fn checkpoint(conn: &Connection, mode: &str) -> i64 {
     }
 }
 
-fn perform(conn: &Connection, store: &Store, work: &Work, seq: &mut i64, now: (Tick, Wall), woken: &mut Vec<i64>) -> Result<Done, Error> {
+fn perform(conn: &Connection, store: &Store, work: &Work, seq: &mut i64, now: (Tick, Wall), told: &mut Told) -> Result<Done, Error> {
     let ids = &store.0.ids;
     match work {
         Work::Capture { event, submission } => {
@@ -482,7 +494,7 @@ fn perform(conn: &Connection, store: &Store, work: &Work, seq: &mut i64, now: (T
                 let (lead_id, event_id) = (ids.lead(random).id(first), ids.event(random).id(first));
                 return Ok(Done::Captured(Captured { lead_id, event_id, repeated: true }));
             }
-            let number = append(conn, store, event, None, seq, now, woken)?;
+            let number = append(conn, store, event, None, seq, now, told)?;
             if let Some(digest) = submission {
                 leads::remember(conn, digest, number)?;
             }
@@ -502,13 +514,13 @@ fn perform(conn: &Connection, store: &Store, work: &Work, seq: &mut i64, now: (T
             }
             let mut made = Vec::with_capacity(changes.events.len());
             for event in &changes.events {
-                let number = append(conn, store, event, Some(record.number), seq, now, woken)?;
+                let number = append(conn, store, event, Some(record.number), seq, now, told)?;
                 made.push(event.event.id(number));
             }
             Ok(Done::Changed(Box::new((record, made))))
         }
         Work::Announce(event) => {
-            append(conn, store, event, None, seq, now, woken)?;
+            append(conn, store, event, None, seq, now, told)?;
             Ok(Done::Kept)
         }
         Work::Register(names) => {
@@ -531,7 +543,7 @@ fn append(
     lead: Option<i64>,
     seq: &mut i64,
     (tick, wall): (Tick, Wall),
-    woken: &mut Vec<i64>,
+    told: &mut Told,
 ) -> Result<i64, Error> {
     let number = *seq;
     *seq += 1;
@@ -547,7 +559,7 @@ fn append(
     leads::append(conn, &row)?;
     for target in &event.targets {
         match &target.fault {
-            None => queue::enqueue(conn, target.dest, number, lead)?,
+            None => queue::enqueue(conn, &mut told.tally, target.dest, number, lead)?,
             Some(reason) => {
                 let letter = Letter {
                     at: wall,
@@ -558,10 +570,10 @@ fn append(
                     reason: reason.clone(),
                     answer: String::new(),
                 };
-                queue::bury(conn, target.dest, number, &letter)?;
+                queue::bury(conn, &mut told.tally, target.dest, number, &letter)?;
             }
         }
-        woken.push(target.dest);
+        told.woken.push(target.dest);
     }
     Ok(number)
 }

@@ -334,6 +334,19 @@ impl Process {
         }
     }
 
+    /// What the writer keeps count of is what there is.
+    fn counts(&self) -> Checked {
+        for dest in 0..3 {
+            let failed = |e: Error| format!("the counts cannot be read: {e}");
+            let known = self.store.counts(number(dest)).map_err(failed)?;
+            let counted = self.store.read(|view| view.counts(number(dest))).map_err(failed)?;
+            if known != counted {
+                return Err(format!("destination {dest} is said to have {known:?} and has {counted:?}"));
+            }
+        }
+        Ok(())
+    }
+
     /// Twice, because the lanes hear of a commit only after its callers.
     fn settle(&self) -> Result<(), String> {
         self.store.ping(PATIENCE).and_then(|()| self.store.ping(PATIENCE)).map_err(|e| format!("the writer does not come round: {e}"))
@@ -463,6 +476,7 @@ impl Life {
 
     fn settle(&mut self) -> Checked {
         self.process().settle()?;
+        self.process().counts()?;
         self.model.told();
         self.compare(&[], true)
     }

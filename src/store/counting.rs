@@ -1,0 +1,83 @@
+//! How many deliveries each destination has, known without counting.
+//!
+//! The writer keeps the numbers up to date with each commit. They are counted once, in the background, from a moment that the writer
+//! fixes: what it commits after that moment is added to what was counted. Whenever somebody else has changed rows they are counted anew.
+
+use super::queue::{Counts, Tally};
+use super::{Error, Store, View, lock, queue, schema};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+/// The numbers, as far as they are known.
+#[derive(Debug, Default)]
+pub struct Counting(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    // Which counting this is about; an older one that ends late is not believed.
+    round: u64,
+    counts: Option<BTreeMap<i64, Counts>>,
+    // What was committed since the moment that is being counted.
+    since: BTreeMap<i64, Counts>,
+}
+
+impl Counting {
+    /// Notes what a commit has changed.
+    pub fn committed(&self, tally: &Tally) {
+        let mut known = lock(&self.0);
+        let known = &mut *known;
+        tally.add_to(known.counts.as_mut().unwrap_or(&mut known.since));
+    }
+
+    /// The numbers of a destination, if they are known.
+    pub fn of(&self, dest: i64) -> Option<Counts> {
+        lock(&self.0).counts.as_ref().map(|counts| counts.get(&dest).copied().unwrap_or_default())
+    }
+
+    fn begin(&self) -> u64 {
+        let mut known = lock(&self.0);
+        *known = Known { round: known.round + 1, ..Known::default() };
+        known.round
+    }
+
+    fn end(&self, round: u64, mut counted: BTreeMap<i64, Counts>) {
+        let mut known = lock(&self.0);
+        if known.round == round {
+            Tally::from(std::mem::take(&mut known.since)).add_to(&mut counted);
+            known.counts = Some(counted);
+        }
+    }
+}
+
+impl Store {
+    /// Begins to count. To be called by the writer, between two commits: this moment is what is counted.
+    pub(super) fn count_anew(&self) -> Result<(), Error> {
+        let round = self.0.counting.begin();
+        let mut conn = schema::connect(&self.0.options.path, schema::Purpose::Reader)?;
+        // The first statement fixes the moment, for as long as the transaction lasts.
+        conn.execute_batch("BEGIN; SELECT 1 FROM meta LIMIT 1")?;
+        // Not the whole store: that would keep the database locked for as long as the counting takes.
+        let counting = Arc::clone(&self.0.counting);
+        let count = move || {
+            let counted = count(&mut conn);
+            match counted {
+                Ok(counted) => counting.end(round, counted),
+                Err(e) => log::debug!("the deliveries could not be counted in advance: {e}"),
+            }
+        };
+        std::thread::Builder::new().name("count".into()).spawn(count).map(drop).map_err(|e| Error::Sql(format!("no thread to count: {e}")))
+    }
+
+    /// How much a destination has to do. Costs nothing once the writer knows; before that it is counted.
+    pub fn counts(&self, dest: i64) -> Result<Counts, Error> {
+        match self.0.counting.of(dest) {
+            Some(counts) => Ok(counts),
+            None => self.read(|view| view.counts(dest)),
+        }
+    }
+}
+
+fn count(conn: &mut rusqlite::Connection) -> Result<BTreeMap<i64, Counts>, Error> {
+    let view = View(conn);
+    view.destinations()?.iter().map(|d| Ok((d.dest, queue::counts(view.0, d.dest)?))).collect()
+}
