@@ -50,6 +50,12 @@ pub fn description() -> String {
     parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join(", ")
 }
 
+/// How many threads wanted a core in the last minute, on average.
+pub fn load_average() -> f64 {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().and_then(|l| l.parse().ok()).unwrap_or(f64::NAN)
+}
+
 /// The type of the file system that holds `path`: "ext4", "tmpfs", …
 pub fn file_system(path: &Path) -> Res<String> {
     let path = path.canonicalize()?;

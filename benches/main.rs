@@ -105,15 +105,20 @@ fn main() -> Res<()> {
     if disk == "tmpfs" {
         eprintln!("that is memory, no disk: set LEADSBOT_BENCH_DIR to a folder on the disk where the database will be");
     }
+    let load = machine::load_average();
+    if load > 0.5 {
+        eprintln!("others are at work here (load average {load}): the ratios will scatter, and the worst of them say little");
+    }
     let begun = Instant::now();
     let mut table = rows(&plan);
     measure(&plan, &mut table)?;
     let (met, judged) = table.score();
     say(&table.text())?;
-    say(&format!("\n{met} of {judged} targets met; {:.0} s\n", begun.elapsed().as_secs_f64()))?;
+    say(&format!("\n{met} of {judged} targets met; {:.0} s; load average before it {load}\n", begun.elapsed().as_secs_f64()))?;
     let form = if plan.full { "full" } else { "quick" };
     let json = serde_json::json!({
-        "leadsbotd": env!("CARGO_PKG_VERSION"), "form": form, "runs": plan.runs, "machine": machine, "file_system": disk, "rows": table.json(),
+        "leadsbotd": env!("CARGO_PKG_VERSION"), "form": form, "runs": plan.runs, "machine": machine, "file_system": disk,
+        "load_average_before": load, "rows": table.json(),
     });
     let path = plan.folder.join("leadsbotd-bench.json");
     std::fs::write(&path, serde_json::to_vec_pretty(&json)?)?;
