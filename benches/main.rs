@@ -155,6 +155,7 @@ fn rows(plan: &Plan) -> Table {
         table.row(key, format!("{what}, {waiting} waiting, µs"), "1,000 waiting", AtMost(2.0));
     }
     table.row("bytes_lone", "bytes to the disk a lead, alone, captured and delivered", "", AtMost(16_000.0));
+    table.row("bytes_apart", "the same, half a minute apart", "", None);
     table.row("bytes_group", "bytes to the disk a lead, groups of 32", "", AtMost(2_500.0));
     table.row("bytes_file", "bytes the file grows by a lead", "", None);
     table.row("bytes_idle", "bytes to the disk, idle", "", AtMost(0.0));
@@ -282,13 +283,17 @@ fn sqlite(plan: &Plan, folder: &Path, table: &mut Table) -> Res<()> {
 /// Bytes and wake-ups do not depend on what else runs: all runs at the same time.
 fn quiet(plan: &Plan, folder: &Path, table: &mut Table) -> Res<()> {
     let (offline, _) = fill(folder, "offline", OFFLINE)?;
+    // By itself, because it makes the kernel write back for all.
+    for _ in 0..plan.runs {
+        table.add("bytes_apart", product::written(folder, 1, true, Instant::now() + plan.rest() / 8)?.bytes_per_lead, None);
+    }
     let until = Instant::now() + plan.rest();
     let results = std::thread::scope(|scope| {
         let started: Vec<_> = (0..plan.runs)
             .map(|_| {
                 (
-                    scope.spawn(|| product::written(folder, 1, until)),
-                    scope.spawn(|| product::written(folder, 32, until)),
+                    scope.spawn(|| product::written(folder, 1, false, until)),
+                    scope.spawn(|| product::written(folder, 32, false, until)),
                     scope.spawn(|| product::rested(folder, None, until)),
                     scope.spawn(|| product::rested(folder, Some(&offline), until)),
                 )

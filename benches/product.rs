@@ -262,8 +262,9 @@ pub struct Written {
 }
 
 /// As a kiosk lives: so many visitors at once, then the deliveries, then nothing until all of it is on the disk; again until `until`.
-/// Everything to the end of the process is counted, the copying of the log into the file included.
-pub fn written(folder: &Path, together: usize, until: Instant) -> Res<Written> {
+/// Everything to the end of the process is counted, the copying of the log into the file included. `apart`: between two leads the kernel
+/// writes back what it holds, as it does by itself when more than half a minute lies between them.
+pub fn written(folder: &Path, together: usize, apart: bool, until: Instant) -> Res<Written> {
     let sink = Sink::start()?;
     let home = Home::new(folder, &sink.url(), None)?;
     let daemon = Daemon::start(&home)?;
@@ -277,6 +278,9 @@ pub fn written(folder: &Path, together: usize, until: Instant) -> Res<Written> {
         leads += u64::try_from(together)?;
         arrived(&sink, leads)?;
         std::thread::sleep(FLUSHED);
+        if apart && !Command::new("sync").arg("-f").arg(home.database()).status()?.success() {
+            return Err("sync -f failed".into());
+        }
     }
     drop(visitors);
     let after = daemon.stop()?.disk_bytes;
