@@ -32,6 +32,12 @@ fn leaf(ca: &CertifiedIssuer<'static, KeyPair>, name: &str, expired: bool) -> Id
     (vec![cert.der().clone()], key.serialize_der())
 }
 
+fn self_signed(name: &str) -> Identity {
+    let key = KeyPair::generate().unwrap();
+    let cert = CertificateParams::new(vec![name.to_owned()]).unwrap().self_signed(&key).unwrap();
+    (vec![cert.der().clone()], key.serialize_der())
+}
+
 /// An HTTPS receiver that counts what it takes; its certificate can be changed.
 struct Secure {
     address: SocketAddr,
@@ -94,8 +100,9 @@ fn leads_go_only_to_a_receiver_whose_certificate_holds_and_wait_for_the_others()
     let expired = Secure::start(leaf(&ca, "localhost", true));
     let wrong_host = Secure::start(leaf(&ca, "elsewhere.example", false));
     let unknown = Secure::start(leaf(&stranger, "localhost", false));
+    let alone = Secure::start(self_signed("localhost"));
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let bad = [("expired", &expired), ("wrong-host", &wrong_host), ("unknown", &unknown)];
+    let bad = [("expired", &expired), ("wrong-host", &wrong_host), ("unknown", &unknown), ("self-signed", &alone)];
     let home = Home::new("");
     std::fs::write(home.path("ca.pem"), ca.pem()).unwrap();
     let mut more = format!("ca_file = {:?}\nconnect_timeout_seconds = 2\ntimeout_seconds = 4\n", home.path("ca.pem"));
@@ -118,6 +125,12 @@ fn leads_go_only_to_a_receiver_whose_certificate_holds_and_wait_for_the_others()
         assert_eq!(server.taken.load(Ordering::SeqCst), 0, "{name} saw a lead");
     }
     eventually("a stalled handshake is a receiver that is not there", || state(&client, "stalls").0 == "offline");
+    for name in bad.iter().map(|(name, _)| *name).chain(["stalls"]) {
+        let told = if name == "stalls" { " attempt 1: offline timeout: " } else { " attempt 1: refused tls_error: " };
+        let log = daemon.log();
+        let mut said = log.lines().filter(|l| l.contains(&format!("destination {name}: evt_"))).peekable();
+        assert!(said.peek().is_some() && said.all(|l| l.contains(told)), "{name} counted an attempt, or gave it another class: {log}");
+    }
     for (_, server) in &bad {
         *server.config.lock().unwrap() = server_config(leaf(&ca, "localhost", false));
     }
