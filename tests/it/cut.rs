@@ -3,7 +3,8 @@
 //!
 //! What a cut may do: a write that was not synced is lost, kept, kept in part, or turns its sectors into garbage, the bytes beside it
 //! included; a name is durable only once its folder was synced; writes between two syncs may arrive in any order. What was synced is
-//! there. The seed of a state that fails is printed.
+//! there. The seed and the number of a state that fails are printed, and how many were tried.
+//! Two planted faults, a disk that ignores syncs and answers given before their commit, must turn the check red.
 
 use crate::support::http::Client;
 use crate::support::peers::peer;
@@ -17,6 +18,7 @@ use leadsbotd::time::{SystemClock, Tick};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use url::Url;
@@ -202,8 +204,8 @@ fn write(content: &mut Vec<u8>, at: usize, data: &[u8]) {
     content[at..at + data.len()].copy_from_slice(data);
 }
 
-/// The disk after a cut before call number `moment`, and what had been acknowledged by then. `ignore_syncs` plants a fault.
-fn disk_at(calls: &[Call], moment: usize, seed: u64, ignore_syncs: bool) -> (BTreeMap<String, Vec<u8>>, BTreeSet<String>) {
+/// The disk after a cut before call number `moment`, and what had been acknowledged by then.
+fn disk_at(calls: &[Call], moment: usize, seed: u64) -> (BTreeMap<String, Vec<u8>>, BTreeSet<String>) {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut files: BTreeMap<String, File> = BTreeMap::new();
     let mut acknowledged = BTreeSet::new();
@@ -217,7 +219,7 @@ fn disk_at(calls: &[Call], moment: usize, seed: u64, ignore_syncs: bool) -> (BTr
             }
             Call::Remove(file) => files.entry(file.clone()).or_default().wanted = false,
             Call::Write { file, .. } | Call::Truncate { file, .. } => files.entry(file.clone()).or_default().pending.push(call.clone()),
-            Call::Sync(file) if !ignore_syncs => {
+            Call::Sync(file) => {
                 let file = files.entry(file.clone()).or_default();
                 for call in std::mem::take(&mut file.pending) {
                     apply(&mut file.durable, &call, &mut random, false);
@@ -225,7 +227,6 @@ fn disk_at(calls: &[Call], moment: usize, seed: u64, ignore_syncs: bool) -> (BTr
             }
             Call::SyncFolder => files.values_mut().for_each(|f| f.named = f.wanted),
             Call::Acknowledge(event) => drop(acknowledged.insert(event.clone())),
-            Call::Sync(_) => {}
         }
     }
     let mut disk = BTreeMap::new();
@@ -310,8 +311,8 @@ fn survives(folder: &Path, recording: &Recording, acknowledged: &BTreeSet<String
     result.map_err(|e| e.to_string())?
 }
 
-fn trial(recording: &Recording, moment: usize, seed: u64, ignore_syncs: bool) -> Result<(), String> {
-    let (disk, acknowledged) = disk_at(&recording.calls, moment, seed, ignore_syncs);
+fn trial(recording: &Recording, moment: usize, seed: u64) -> Result<(), String> {
+    let (disk, acknowledged) = disk_at(&recording.calls, moment, seed);
     // The disk is simulated; the one below need not be real.
     let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     for (name, content) in &disk {
@@ -331,10 +332,10 @@ fn after_a_cut_at_any_moment_every_acknowledged_lead_is_there_and_arrives() {
     assert_eq!(acknowledged, recording.sent, "the recording misses answers");
     let states: u64 = std::env::var("LEADSBOT_CUTS").ok().and_then(|n| n.parse().ok()).unwrap_or(500);
     let base: u64 = std::env::var("LEADSBOT_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
-    eprintln!("{states} cuts over {moments} calls, LEADSBOT_SEED={base}");
+    let (tried, failed) = (AtomicU64::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for half in 0..2 {
-            let recording = &recording;
+            let (recording, tried, failed) = (&recording, &tried, &failed);
             scope.spawn(move || {
                 for state in (half..states).step_by(2) {
                     let seed = base.wrapping_add(state);
@@ -345,13 +346,31 @@ fn after_a_cut_at_any_moment_every_acknowledged_lead_is_there_and_arrives() {
                         0 => 1 + state_index / 5 % 150,
                         _ => 1 + state_index * (moments - 1) / usize::try_from(states).unwrap(),
                     };
-                    if let Err(e) = trial(recording, moment, seed, false) {
-                        panic!("cut before call {moment} of {moments}, LEADSBOT_SEED={base}, state {state}: {e}");
+                    tried.fetch_add(1, Ordering::Relaxed);
+                    if let Err(e) = trial(recording, moment, seed) {
+                        failed.lock().unwrap().push(format!("state {state}, cut before call {moment} of {moments}: {e}"));
                     }
                 }
             });
         }
     });
+    let (tried, failed) = (tried.into_inner(), failed.into_inner().unwrap());
+    eprintln!("{tried} states after cuts over {moments} calls tried, {} failed, LEADSBOT_SEED={base}", failed.len());
+    assert!(
+        tried == states && failed.is_empty(),
+        "LEADSBOT_SEED={base}, {} of {tried} states failed:\n{}",
+        failed.len(),
+        failed.join("\n")
+    );
+}
+
+/// What 200 cuts in the second half of a run find.
+fn faults_found(recording: &Recording) -> Vec<String> {
+    let moments = recording.calls.len();
+    let found: Vec<String> =
+        (0..200_usize).filter_map(|n| trial(recording, moments / 2 + n * (moments / 2) / 200, n as u64).err()).collect();
+    eprintln!("{} of 200 states were found to be wrong", found.len());
+    found
 }
 
 #[test]
@@ -359,8 +378,48 @@ fn the_cut_test_sees_a_disk_that_is_not_synced() {
     if peer("strace", "apt-get install strace").is_none() {
         return;
     }
-    let recording = record();
-    let moments = recording.calls.len();
-    let found = (0..200_u64).filter(|s| trial(&recording, moments / 2 + *s as usize, *s, true).is_err()).count();
-    assert!(found > 100, "only {found} of 200 cuts without syncs were noticed");
+    let mut recording = record();
+    recording.calls.retain(|call| !matches!(call, Call::Sync(_)));
+    let found = faults_found(&recording);
+    assert!(found.len() > 100, "only {} of 200 cuts without syncs were noticed", found.len());
+}
+
+#[test]
+fn the_cut_test_sees_answers_given_before_their_commit() {
+    if peer("strace", "apt-get install strace").is_none() {
+        return;
+    }
+    let mut recording = record();
+    let well = faults_found(&recording);
+    assert!(well.is_empty(), "the run itself is at fault: {well:?}");
+    recording.calls = answered_before_commit(&recording.calls);
+    let found = faults_found(&recording);
+    let lost = found.iter().filter(|e| e.ends_with("was acknowledged and is gone")).count();
+    assert_eq!(lost, found.len(), "something else was found than lost leads: {found:?}");
+    assert!(lost > 100, "only {lost} of 200 cuts after answers that came too early were noticed");
+}
+
+/// The run as if the daemon had answered first and written then: each acknowledgement is moved in front of the first write that the sync
+/// it waited for made durable.
+fn answered_before_commit(calls: &[Call]) -> Vec<Call> {
+    let log = "leads.db-wal".to_owned();
+    let mut out: Vec<Call> = Vec::new();
+    // Where the last synced writes to the log begin in `out`, and those that are not synced yet: the end of a frame is written behind
+    // its sync.
+    let (mut synced, mut unsynced) = (0, None);
+    for call in calls {
+        match call {
+            Call::Acknowledge(_) => {
+                out.insert(synced, call.clone());
+                synced += 1;
+                unsynced = unsynced.map(|at| at + 1);
+                continue;
+            }
+            Call::Write { file, .. } if *file == log => unsynced = unsynced.or(Some(out.len())),
+            Call::Sync(file) if *file == log => synced = unsynced.take().unwrap_or(synced),
+            _ => {}
+        }
+        out.push(call.clone());
+    }
+    out
 }
