@@ -132,7 +132,7 @@ fn check_sizes(map: &Map<String, Value>, limits: &Limits) -> Result<(), Fault> {
         }
         let bytes = match value {
             Value::String(text) => text.len(),
-            Value::Array(_) | Value::Object(_) if key != "fields" => value.to_string().len(),
+            Value::Array(_) | Value::Object(_) => value.to_string().len(),
             _ => 0,
         };
         if bytes > limits.value_bytes_max {
@@ -257,6 +257,40 @@ mod tests {
             assert!(got.fields.contains_key(key), "{key}");
         }
         assert_eq!(got.fields["budget"], 5000);
+    }
+
+    #[test]
+    fn campaign_parameters_do_not_push_each_other_out() {
+        let got = public(r#"{"name":"A","utm_source":"poster","utm_utm_source":"flyer","utm":{"utm_utm_source":"radio"}}"#).unwrap();
+        let utm: Vec<(&str, &str)> = got.utm.iter().map(|(k, v)| (k.as_str(), v.as_str().unwrap())).collect();
+        assert_eq!(utm, [("source", "poster"), ("utm_source", "flyer"), ("utm_utm_source", "radio")]);
+    }
+
+    #[test]
+    fn what_a_consent_says_beside_its_text_and_version_is_kept() {
+        let got = public(r#"{"consent":{"text":"You may call me.","version":"3","shown_at":"the door"},"name":"A"}"#).unwrap();
+        assert_eq!(got.consent, Some(("You may call me.".to_owned(), Some("3".to_owned()))));
+        assert_eq!(got.fields["consent"], serde_json::json!({"shown_at":"the door"}));
+        let plain = public(r#"{"consent":{"text":"You may call me."},"name":"A"}"#).unwrap();
+        assert!(plain.fields.is_empty());
+    }
+
+    #[test]
+    fn a_number_keeps_all_its_digits_however_often_it_is_read() {
+        let got = public(r#"{"name":"A","n":1.8446233720368446e+36}"#).unwrap();
+        let written = got.fields["n"].to_string();
+        assert_eq!(written, "1.8446233720368446e+36");
+        assert_eq!(public(&format!(r#"{{"name":"A","n":{written}}}"#)).unwrap().fields, got.fields);
+    }
+
+    #[test]
+    fn a_field_named_fields_has_the_limits_of_any_other() {
+        let long = "x".repeat(Limits::default().value_bytes_max);
+        for json in [format!(r#"{{"fields":["{long}"]}}"#), format!(r#"{{"fields":{{"fields":{{"a":"{long}"}}}}}}"#)] {
+            assert_eq!(public(&json).unwrap_err().code, "field_too_long");
+        }
+        let many = format!(r#"{{"fields":{{"a":"{long}","b":"{long}"}}}}"#);
+        assert!(public(&many).is_ok() && Patch::from_json(many.as_bytes(), &Limits::default()).is_ok());
     }
 
     #[test]

@@ -18,6 +18,8 @@ impl Patch {
     /// Reads `{"status":…,"score":…,"name":…,…,"fields":{…}}`. A `null` clears a known field and removes one of `fields`.
     pub fn from_json(bytes: &[u8], limits: &Limits) -> Result<Self, Fault> {
         let mut object = json_object(bytes)?;
+        // An object of fields, each of which is measured by itself.
+        let fields = object.shift_remove("fields");
         check_sizes(&object, limits)?;
         let mut patch = Patch::default();
         if let Some(status) = take_text(&mut object, "status")? {
@@ -40,7 +42,7 @@ impl Patch {
                 _ => {}
             }
         }
-        match object.shift_remove("fields") {
+        match fields {
             None => {}
             Some(Value::Object(fields)) => {
                 check_sizes(&fields, limits)?;

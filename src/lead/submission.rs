@@ -133,7 +133,7 @@ impl Submission {
         let utm: Vec<String> = flat.keys().filter(|k| k.starts_with("utm_")).cloned().collect();
         for key in utm {
             if let Some(value) = flat.shift_remove(&key) {
-                out.utm.insert(key.trim_start_matches("utm_").to_owned(), value);
+                out.utm.insert(key.strip_prefix("utm_").unwrap_or(&key).to_owned(), value);
             }
         }
         out.fields = flat;
@@ -207,13 +207,18 @@ fn take_known(flat: &mut Map<String, Value>, name: &str) -> Result<Option<String
     Ok(None)
 }
 
-/// `consent` is `{"text":…,"version"?}`, or `true`/a text, which stay in `fields` because they do not say what was agreed to.
+/// `consent` is `{"text":…,"version"?}`; what else it holds stays in `fields`, and so does `true` or a text, which do not say what was
+/// agreed to.
 fn read_consent(value: Value, fields: &mut Map<String, Value>) -> Result<Option<(String, Option<String>)>, Fault> {
     match value {
         Value::Object(mut object) => {
             let text = take_text(&mut object, "text")?
                 .ok_or_else(|| Fault::invalid("missing_field", "consent", "consent needs the text that was agreed to"))?;
-            Ok(Some((text, take_text(&mut object, "version")?)))
+            let version = take_text(&mut object, "version")?;
+            if !object.is_empty() {
+                fields.insert("consent".to_owned(), Value::Object(object));
+            }
+            Ok(Some((text, version)))
         }
         Value::Null => Ok(None),
         other => {
