@@ -16,7 +16,7 @@ pub use server::{Server, ServerError};
 
 use crate::delivery::Lanes;
 use crate::intake::Router;
-use crate::lead::Limits;
+use crate::lead::{Limits, Submission, Trust};
 use crate::secret::{Hidden, Secret};
 use crate::store::Store;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -92,6 +92,16 @@ pub struct Source {
     pub token: Hidden,
     /// Pages that may post to it from a browser.
     pub allowed_origins: Vec<String>,
+}
+
+/// What a request with this `Content-Type` and body says, as the edge reads it, or the code of its refusal. Only for the fuzz targets: the
+/// edge itself goes through its parts.
+#[doc(hidden)]
+pub async fn read(content_type: &str, body: Vec<u8>, limits: &Limits) -> Result<Submission, &'static str> {
+    let value = http::HeaderValue::from_str(content_type).map_err(|_| "unsupported_media_type")?;
+    let headers = http::HeaderMap::from_iter([(http::header::CONTENT_TYPE, value)]);
+    let kind = body::Kind::of(&headers).map_err(|r| r.code)?;
+    body::submission(kind, body.into(), limits, Trust::Public).await.map_err(|r| r.code)
 }
 
 /// What a request is answered from: replaced as a whole when the configuration is read again.
