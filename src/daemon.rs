@@ -5,8 +5,11 @@
 use crate::capture::{Edge, Live, Server, ServerError};
 use crate::config::Config;
 use crate::delivery::{Assignment, Http, Lanes};
+use crate::destination::webhook;
+use crate::event;
 use crate::intake::Router;
-use crate::store::{self, Level, Room, Store, Writer};
+use crate::mapping::Event;
+use crate::store::{self, Level, Room, Route, Store, Writer};
 use crate::time::{Clock, human};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -106,7 +109,10 @@ impl Daemon {
         announce_shortage(&store, &edge);
         let (stop, stopped) = watch::channel(false);
         let addresses = server.addresses.clone();
+        let filters = Filters(edge.router());
         let serving = runtime.spawn(server.serve(Arc::clone(&edge), stopped, DRAIN));
+        // Visitors first: what is in a damaged file has waited, and can wait a little longer.
+        store.carry_over(Box::new(filters))?;
         Ok(Self { runtime, edge, lanes, store, writer, stop, serving, addresses })
     }
 
@@ -150,6 +156,25 @@ fn pause_after(short_lives: u32) -> Duration {
         human(pause)
     );
     pause
+}
+
+/// The configured filters, for events whose deliveries a damaged file no longer tells.
+struct Filters(Arc<Router>);
+
+impl Route for Filters {
+    fn wants(&self, dest: i64, kind: &str, body: &[u8]) -> Option<bool> {
+        let (_, spec) = self.0.destinations.iter().find(|(number, _)| *number == dest)?;
+        if !event::matches(&spec.events, kind) {
+            return Some(false);
+        }
+        // A filter that fails does not say no.
+        let wanted = spec.when.is_none() || Event::parse(body).and_then(|e| webhook::wants(spec, kind, &e)).unwrap_or(true);
+        Some(wanted)
+    }
+
+    fn configured(&self) -> Vec<i64> {
+        self.0.destinations.iter().map(|(dest, _)| *dest).collect()
+    }
 }
 
 /// From now on `storage.low` goes to the destinations that ask for it, whenever room gets shorter.

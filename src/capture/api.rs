@@ -6,7 +6,7 @@ use super::public::{Visitor, created, wait};
 use super::{Edge, Live};
 use crate::event;
 use crate::lead::{Patch, Reply, Trust, check_status};
-use crate::store::{ChangeFn, Done, Error, Level, Record, Room, View};
+use crate::store::{ChangeFn, Done, Error, Level, PutAside, Record, Room, View};
 use crate::time::Wall;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Request, StatusCode};
@@ -186,11 +186,12 @@ impl Edge {
                     "waiting": counts.waiting(), "dead": counts.dead, "oldest": oldest.map(Wall::rfc3339),
                 }));
             }
-            let room = edge.store.space();
+            let (room, damage) = (edge.store.space(), edge.store.damage());
             Ok(json!({
                 "status": if room.is_some_and(|r| r.level == Level::Full) { "full" } else { "ready" },
                 "storage": {
-                    "state": if edge.store.damaged() { "damaged" } else { "ok" },
+                    "state": damage.state, "damage": damage.found,
+                    "put_aside": damage.files.iter().map(put_aside).collect::<Vec<_>>(),
                     "room": room.map(|r| r.level.name()), "used_bytes": room.map(|r| r.used), "max_bytes": room.and_then(|r| r.max),
                     "free_bytes": room.map(|r| r.free),
                 },
@@ -201,6 +202,15 @@ impl Edge {
         .await?;
         Ok(json_answer(StatusCode::OK, &known?))
     }
+}
+
+/// A damaged file that was put aside, and what came of it.
+fn put_aside(file: &PutAside) -> Value {
+    let r = &file.report;
+    json!({
+        "file": file.file, "found": file.found, "at": Wall(file.at).rfc3339(), "done": file.done, "leads": r.leads, "events": r.events,
+        "pending": r.pending, "requeued": r.requeued, "dead": r.dead, "history": r.history, "rows_lost": r.lost, "pages_unreadable": r.pages,
+    })
 }
 
 async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {

@@ -134,6 +134,11 @@ impl Edge {
         *self.live.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(live);
     }
 
+    /// Who gets what at the moment.
+    pub fn router(&self) -> Arc<Router> {
+        Arc::clone(&self.live().router)
+    }
+
     fn live(&self) -> Arc<Live> {
         Arc::clone(&self.live.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -19,6 +19,7 @@ struct Known {
     counts: Option<BTreeMap<i64, Counts>>,
     // What was committed since the moment that is being counted.
     since: BTreeMap<i64, Counts>,
+    lost: bool,
 }
 
 impl Counting {
@@ -32,6 +33,17 @@ impl Counting {
     /// The numbers of a destination, if they are known.
     pub fn of(&self, dest: i64) -> Option<Counts> {
         lock(&self.0).counts.as_ref().map(|counts| counts.get(&dest).copied().unwrap_or_default())
+    }
+
+    /// Rows are changed by ways that nobody keeps count of: what is asked for is counted until [`Store::count_anew`].
+    pub fn lost(&self) {
+        let mut known = lock(&self.0);
+        *known = Known { round: known.round + 1, lost: true, ..Known::default() };
+    }
+
+    /// Whether it must be counted anew.
+    pub fn is_lost(&self) -> bool {
+        lock(&self.0).lost
     }
 
     fn begin(&self) -> u64 {

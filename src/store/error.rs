@@ -10,8 +10,10 @@ pub enum Error {
     Busy,
     /// The disk, or the quota, is full.
     Full,
-    /// The disk or the file failed: I/O error, read-only, damaged.
+    /// The disk or the file failed: I/O error, read-only.
     Disk(String),
+    /// What is in the file cannot be: it is damaged, or no database of ours.
+    Damaged(String),
     /// The database could not be opened.
     Open {
         /// The file.
@@ -35,6 +37,7 @@ impl fmt::Display for Error {
             Error::Busy => f.write_str("the writer is busy; try again shortly"),
             Error::Full => f.write_str("the disk is full; free some space, nothing that was accepted is lost"),
             Error::Disk(what) => write!(f, "the disk or the database file failed: {what}"),
+            Error::Damaged(what) => write!(f, "the database is damaged: {what}"),
             Error::Open { path, message } => write!(f, "cannot open the database {}: {message}", path.display()),
             Error::InUse(path) => {
                 write!(f, "another leadsbotd is running with {} (its lock file is held); stop that one first", path.display())
@@ -54,9 +57,8 @@ impl From<rusqlite::Error> for Error {
         use rusqlite::ErrorCode as C;
         match e.sqlite_error_code() {
             Some(C::DiskFull) => Error::Full,
-            Some(
-                C::SystemIoFailure | C::DatabaseCorrupt | C::ReadOnly | C::CannotOpen | C::NotADatabase | C::FileLockingProtocolFailed,
-            ) => Error::Disk(e.to_string()),
+            Some(C::SystemIoFailure | C::ReadOnly | C::CannotOpen | C::FileLockingProtocolFailed) => Error::Disk(e.to_string()),
+            Some(C::DatabaseCorrupt | C::NotADatabase) => Error::Damaged(e.to_string()),
             Some(C::DatabaseBusy | C::DatabaseLocked) => Error::Busy,
             _ if matches!(e, rusqlite::Error::QueryReturnedNoRows) => Error::NotFound,
             _ => Error::Sql(e.to_string()),

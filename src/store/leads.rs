@@ -11,7 +11,8 @@ use std::borrow::Cow;
 
 /// Idempotency keys are remembered for at least this many events.
 pub const SUBMISSIONS_REMEMBERED: i64 = BUCKETS * BUCKET_EVENTS;
-const BUCKET_EVENTS: i64 = 256;
+/// Events whose keys share a page.
+pub const BUCKET_EVENTS: i64 = 256;
 const BUCKETS: i64 = 40;
 
 /// A lead as it stands.
@@ -170,6 +171,16 @@ pub fn events_of(conn: &Connection, ids: &IdKey, number: i64) -> Result<Vec<Logg
         let body = unpack(r.get_ref(4)?.as_blob()?).map(Cow::into_owned);
         let (id, kind, at) = (ids.event(from_column(r.get(1)?)).id(seq), r.get(2)?, Wall(r.get(3)?));
         Ok(body.map(|body| Logged { seq, id, kind, at, body }))
+    })?;
+    rows.map(|r| r?).collect()
+}
+
+/// Some events after number `after` and before `before`, oldest first: number, kind, bytes.
+pub fn between(conn: &Connection, after: i64, before: i64) -> Result<Vec<(i64, String, Vec<u8>)>, Error> {
+    let mut statement = conn.prepare_cached("SELECT seq, kind, body FROM event WHERE seq > ?1 AND seq < ?2 ORDER BY seq LIMIT 50")?;
+    let rows = statement.query_map([after, before], |r| {
+        let (seq, kind, body) = (r.get(0)?, r.get(1)?, unpack(r.get_ref(2)?.as_blob()?).map(Cow::into_owned));
+        Ok(body.map(|body| (seq, kind, body)))
     })?;
     rows.map(|r| r?).collect()
 }

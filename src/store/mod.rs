@@ -10,6 +10,7 @@ mod leads;
 mod pack;
 mod queue;
 mod retention;
+mod salvage;
 mod schema;
 mod space;
 mod stamp;
@@ -22,6 +23,8 @@ pub use error::Error;
 pub use leads::{Logged, Record, SUBMISSIONS_REMEMBERED};
 pub use pack::unpack;
 pub use queue::{Counts, End, Entry, Job, Letter, Outcome};
+pub use salvage::{Damage, Entry as PutAside, Merged, Report as Salvaged, Route};
+use salvage::{Identity, Named, Note};
 pub use schema::VERSION;
 use space::Space;
 pub use space::{Level, Limits, Report as Room, Retention};
@@ -143,6 +146,7 @@ pub(crate) enum Work {
     Announce(Box<NewEvent>),
     Register(Vec<String>),
     LaneState { dest: i64, state: &'static str, since: Wall, reason: String },
+    Merge(Arc<salvage::Batch>),
     Ping,
 }
 
@@ -150,6 +154,7 @@ impl Work {
     fn bytes(&self) -> usize {
         match self {
             Work::Capture { event, .. } | Work::Announce(event) => event.draft.bytes().len(),
+            Work::Merge(batch) => batch.bytes(),
             _ => 256,
         }
     }
@@ -168,6 +173,8 @@ pub enum Done {
     Missing,
     /// To a registration: numbers, in order.
     Registered(Vec<i64>),
+    /// To rows of a file that was put aside.
+    Merged(Merged),
     /// To anything else.
     Kept,
 }
@@ -220,7 +227,9 @@ struct Shared {
     pool: Mutex<Vec<(u64, Connection)>>,
     // Counts up whenever the disk failed and all connections must be opened anew.
     epoch: AtomicU64,
-    damaged: AtomicBool,
+    // What is noted beside the file about damage, and whether rows of a file that was put aside are still on their way.
+    note: Mutex<Note>,
+    carrying_over: AtomicBool,
     failing: AtomicBool,
     // Held for as long as the daemon lives; other processes see by it that there is one. Holds the number of short lives in a row.
     lock: File,
@@ -273,11 +282,21 @@ impl Drop for Writer {
     }
 }
 
+/// The file beside `path` with this after its name.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
 /// The lock file of the daemon whose database is `path`.
 fn lock_path(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    PathBuf::from(name)
+    beside(path, ".lock")
+}
+
+/// What is known of damage to the database at `path`.
+pub fn damage(path: &Path) -> Damage {
+    Damage::of(path, &Note::load(path))
 }
 
 /// Whether a daemon is running with this database.
@@ -301,40 +320,145 @@ fn note_short_lives(lock: &File, count: u32, boot: &str) {
     drop(lock.set_len(0).and_then(|()| lock.write_all_at(text.as_bytes(), 0)));
 }
 
+/// Takes the lock that says who the daemon is.
+fn lock_for_daemon(path: &Path) -> Result<File, Error> {
+    let failed = |message: String| Error::Open { path: path.to_owned(), message };
+    let lock_file = File::options()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(lock_path(path))
+        .map_err(|e| failed(format!("cannot make its lock file beside it: {e}; the folder must exist and be writable")))?;
+    match lock_file.try_lock() {
+        Ok(()) => Ok(lock_file),
+        Err(TryLockError::WouldBlock) => Err(Error::InUse(path.to_owned())),
+        Err(TryLockError::Error(e)) => Err(failed(format!("cannot lock its lock file: {e}"))),
+    }
+}
+
+/// A database that is found good enough to work with.
+struct Opened {
+    conn: Connection,
+    ids: IdKey,
+    timeline: Timeline,
+    open: Option<i64>,
+    check_later: bool,
+}
+
+impl Opened {
+    /// Opens, makes or migrates the file. `Damaged` when it must be put aside; then nothing has been begun with it.
+    fn new(options: &Options, clock: &Arc<dyn Clock>, note: &mut Note) -> Result<Self, Error> {
+        let path = &options.path;
+        if let Some(found) = &note.damaged {
+            return Err(Error::Damaged(found.clone()));
+        }
+        let bytes = std::fs::metadata(path).map(|m| m.len()).ok();
+        if bytes == Some(0) && beside(path, ".identity").exists() && note.files.iter().all(|f| f.done) {
+            return Err(Error::Damaged("it is empty".to_owned()));
+        }
+        if let Some((id, version, tables)) = salvage::peek(path) {
+            schema::is_for_us(path, id, version, tables)?;
+        }
+        if salvage::log_has_lost_commits(path) {
+            return Err(Error::Damaged("a part of its log is ruined, with leads behind it".to_owned()));
+        }
+        let mut conn = schema::connect(path, schema::Purpose::Writer)?;
+        schema::migrate(&mut conn, path)?;
+        schema::is_ours(&conn)?;
+        let check_later = bytes.is_some_and(|bytes| bytes > schema::CHECK_BYTES_MAX);
+        if !check_later {
+            schema::quick_check(&conn)?;
+        }
+        for entry in note.files.iter().filter(|f| !f.done) {
+            salvage::prepare(&mut conn, entry)?;
+        }
+        let ids = IdKey::new(schema::id_key(&conn)?);
+        let (timeline, open) = schema::timeline(&conn, Arc::clone(clock), options.clock_trusted)?;
+        let released = queue::release_orphans(&conn)?;
+        if released > 0 {
+            log::warn!("{released} held deliveries had nothing left to wait for and were released");
+        }
+        leads::last_seq(&conn)?;
+        Ok(Self { conn, ids, timeline, open, check_later })
+    }
+}
+
+impl Shared {
+    /// Whether rows of a file that was put aside are still on their way.
+    fn is_carrying_over(&self) -> bool {
+        self.carrying_over.load(Ordering::Acquire)
+    }
+}
+
+/// Rows go through the writer, between the visitors' leads.
+struct Through<'s>(&'s Store);
+
+/// How long nothing is carried over after the writer refused it.
+const REFUSED_PAUSE: Duration = Duration::from_millis(200);
+
+impl salvage::Sink for Through<'_> {
+    fn merge(&mut self, batch: salvage::Batch) -> Result<Merged, Error> {
+        let store = self.0;
+        let (batch, mut said) = (Arc::new(batch), false);
+        loop {
+            if lock(&store.0.queue).stopping {
+                return Err(Error::Busy);
+            }
+            let full = store.0.space.level() == Level::Full;
+            if full && batch.is_history() {
+                return Ok(Merged::default());
+            }
+            let done = if full { Err(Error::Full) } else { store.call(Work::Merge(Arc::clone(&batch))) };
+            match done {
+                Ok(Done::Merged(merged)) => {
+                    if batch.wakes() {
+                        store.tell_lanes();
+                    }
+                    return Ok(merged);
+                }
+                Ok(_) => return Ok(Merged::default()),
+                Err(e @ (Error::Busy | Error::Full | Error::Disk(_))) => {
+                    if e != Error::Busy && !std::mem::replace(&mut said, true) {
+                        log::error!("carrying over from the damaged file waits: {e}");
+                    }
+                    std::thread::sleep(REFUSED_PAUSE);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    fn events(&mut self, after: i64, before: i64) -> Result<Vec<(i64, String, Vec<u8>)>, Error> {
+        self.0.read(|view| leads::between(view.0, after, before))
+    }
+}
+
 impl Store {
     /// Opens (or makes, or migrates) the database and starts the writer.
     pub fn open(options: Options, clock: Arc<dyn Clock>) -> Result<(Store, Writer), Error> {
         let path = options.path.clone();
         let failed = |message: String| Error::Open { path: path.clone(), message };
-        let lock_file = File::options()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(lock_path(&path))
-            .map_err(|e| failed(format!("cannot make its lock file beside it: {e}; the folder must exist and be writable")))?;
-        match lock_file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Error::InUse(path)),
-            Err(TryLockError::Error(e)) => return Err(failed(format!("cannot lock its lock file: {e}"))),
-        }
+        let lock_file = lock_for_daemon(&path)?;
         let boot = clock.boot_id();
         let short_lives = short_lives(&lock_file, &boot);
         note_short_lives(&lock_file, short_lives.saturating_add(1), &boot);
         let space = Space::new(&path, options.limits.clone());
-        let mut conn = schema::connect(&path, schema::Purpose::Writer)?;
-        schema::migrate(&mut conn, &path)?;
-        let bytes = std::fs::metadata(&path).map_or(0, |m| m.len());
-        let check_later = bytes > schema::CHECK_BYTES_MAX;
-        if !check_later {
-            schema::quick_check(&conn)?;
-        }
-        let ids = IdKey::new(schema::id_key(&conn)?);
-        let (timeline, open) = schema::timeline(&conn, clock, options.clock_trusted)?;
-        let released = queue::release_orphans(&conn)?;
-        if released > 0 {
-            log::warn!("{released} held deliveries had nothing left to wait for and were released");
-        }
+        let mut note = Note::load(&path);
+        salvage::settle(&path, &note)?;
+        let opened = match Opened::new(&options, &clock, &mut note) {
+            Err(Error::Damaged(found)) => {
+                salvage::set_aside(&path, &mut note, &found, clock.wall(), None)?;
+                let aside = note.files.last().map(|f| f.file.clone()).unwrap_or_default();
+                log::error!(
+                    "the database {} is damaged ({found}) and was put aside as {aside}; leads are taken into a new one, and what can be read of the old one is carried over",
+                    path.display()
+                );
+                Opened::new(&options, &clock, &mut note)?
+            }
+            other => other?,
+        };
+        let Opened { conn, ids, timeline, open, check_later } = opened;
         space.measure(&conn)?;
         let shared = Arc::new(Shared {
             options,
@@ -348,7 +472,8 @@ impl Store {
             watchers: Mutex::default(),
             pool: Mutex::default(),
             epoch: AtomicU64::new(0),
-            damaged: AtomicBool::new(false),
+            carrying_over: AtomicBool::new(note.files.iter().any(|f| !f.done)),
+            note: Mutex::new(note),
             failing: AtomicBool::new(false),
             lock: lock_file,
             short_lives,
@@ -359,6 +484,7 @@ impl Store {
             let checker = std::thread::Builder::new().name("check".into()).spawn(move || store.check_in_background());
             checker.map_err(|e| failed(format!("no thread for its check: {e}")))?;
         }
+        store.keep_identity(&conn)?;
         let mut writer = writer::State::new(store.clone(), conn)?;
         let thread = std::thread::Builder::new()
             .name("writer".into())
@@ -370,10 +496,9 @@ impl Store {
     fn check_in_background(&self) {
         match self.read(|view| schema::quick_check(view.0)) {
             Ok(()) => log::debug!("the database was checked and is whole"),
-            Err(e) => {
-                self.0.damaged.store(true, Ordering::Relaxed);
-                log::error!("{e}; leads are still taken, but copy the database away now and look at the card");
-            }
+            // What was damage to the reading has been noted already.
+            Err(Error::Damaged(_)) => {}
+            Err(e) => log::error!("the database could not be checked: {e}"),
         }
     }
 
@@ -387,9 +512,79 @@ impl Store {
         note_short_lives(&self.0.lock, 0, "");
     }
 
-    /// Whether the check in the background found damage.
-    pub fn damaged(&self) -> bool {
-        self.0.damaged.load(Ordering::Relaxed)
+    /// What is known of damage.
+    pub fn damage(&self) -> Damage {
+        Damage::of(&self.0.options.path, &lock(&self.0.note))
+    }
+
+    /// Damage was found while running: said loudly, and noted for the next start, which puts the file aside.
+    fn note_damage(&self, found: &str) {
+        let mut note = lock(&self.0.note);
+        if note.damaged.is_some() {
+            return;
+        }
+        note.damaged = Some(found.to_owned());
+        log::error!(
+            "the database is damaged: {found}; leads are still taken as far as it goes. Restart the daemon soon: it puts the file aside, saves what can be read, and goes on with a new one"
+        );
+        if let Err(e) = note.keep(&self.0.options.path) {
+            log::error!("that could not be noted beside the database: {e}");
+        }
+    }
+
+    /// Keeps what ids and numbers depend on beside the file as well.
+    fn keep_identity(&self, conn: &Connection) -> Result<(), Error> {
+        let destinations = destinations::all(conn)?.into_iter().map(|d| Named { dest: d.dest, name: d.name, paused: d.paused }).collect();
+        let id_key = Some(Identity::hex(&schema::id_key(conn)?));
+        let identity = Identity { id_key, destinations, first_number: schema::first_number(conn)? };
+        if let Err(e) = identity.keep(&self.0.options.path) {
+            log::warn!("the small file that ids and destinations could be known by after damage was not written: {e}");
+        }
+        Ok(())
+    }
+
+    /// Carries over, in the background, what can be read of files that were put aside. To be called when everything else runs.
+    pub fn carry_over(&self, route: Box<dyn Route + Send>) -> Result<(), Error> {
+        if !self.0.is_carrying_over() {
+            return Ok(());
+        }
+        let store = self.clone();
+        let thread = std::thread::Builder::new().name("salvage".into()).spawn(move || store.carry_over_now(route.as_ref()));
+        thread.map(|_| ()).map_err(|e| Error::Disk(format!("no thread to save what is in the damaged file: {e}")))
+    }
+
+    /// The same, and waits for the end. Gives up when the store is stopping; the next start goes on.
+    pub fn carry_over_now(&self, route: &dyn Route) {
+        let path = &self.0.options.path;
+        let entries: Vec<PutAside> = lock(&self.0.note).files.iter().filter(|f| !f.done).cloned().collect();
+        for entry in entries {
+            let result = salvage::carry_over(path, &entry, &mut Through(self), Some(route));
+            let report = match result {
+                Ok(report) => report,
+                Err(e) => {
+                    log::error!("{} is not carried over yet: {e}; the next start goes on with it", entry.file);
+                    return;
+                }
+            };
+            log::error!("of the damaged database {}: {report}. The file stays; remove it once you have looked at it", entry.file);
+            let mut note = lock(&self.0.note);
+            if let Some(kept) = note.files.iter_mut().find(|f| f.file == entry.file) {
+                kept.done = true;
+                kept.report = report;
+            }
+            if let Err(e) = note.keep(path) {
+                log::error!("that it was carried over could not be noted, the next start does it again: {e}");
+            }
+        }
+        self.0.carrying_over.store(false, Ordering::Release);
+    }
+
+    /// Every lane reads anew what it has read ahead.
+    fn tell_lanes(&self) {
+        let watchers: Vec<Arc<dyn Watcher>> = lock(&self.0.watchers).values().cloned().collect();
+        for watcher in watchers {
+            watcher.changed();
+        }
     }
 
     /// Whether the latest write failed.
@@ -457,13 +652,20 @@ impl Store {
     /// Asks the writer to change the lead with this public id.
     pub fn change(&self, lead: &str, change: ChangeFn, reply: impl FnOnce(Result<Done, Error>) + Send + 'static) -> Result<Ticket, Error> {
         self.room()?;
+        // Its latest state may still be in the file that was put aside; a change of an older one would win over it.
+        if self.0.is_carrying_over() {
+            return Err(Error::Busy);
+        }
         self.submit(Work::Change { lead: lead.to_owned(), change }, Box::new(reply))
     }
 
     /// Gives each destination its number. Blocks.
     pub fn register(&self, names: Vec<String>) -> Result<Vec<i64>, Error> {
         match self.call(Work::Register(names))? {
-            Done::Registered(numbers) => Ok(numbers),
+            Done::Registered(numbers) => {
+                self.read(|view| self.keep_identity(view.0))?;
+                Ok(numbers)
+            }
             _ => Ok(Vec::new()),
         }
     }
@@ -535,7 +737,10 @@ impl Store {
         let tx = conn.transaction()?;
         let result = f(&View(&tx));
         drop(tx);
-        if !matches!(result, Err(Error::Disk(_))) {
+        if let Err(Error::Damaged(found)) = &result {
+            self.note_damage(found);
+        }
+        if !matches!(result, Err(Error::Disk(_) | Error::Damaged(_))) {
             let mut pool = lock(&self.0.pool);
             if pool.len() < 8 {
                 pool.push((epoch, conn));

@@ -126,7 +126,7 @@ fn earlier_unfinished(conn: &Connection, dest: i64, event: i64, lead: i64) -> Re
 }
 
 /// Takes a delivery out of `ready` or `waiting` and lets the next event of its lead go. False when it was in neither.
-fn leave(conn: &Connection, tally: &mut Tally, dest: i64, event: i64) -> Result<bool, Error> {
+pub fn leave(conn: &Connection, tally: &mut Tally, dest: i64, event: i64) -> Result<bool, Error> {
     let ready = conn.prepare_cached("DELETE FROM ready WHERE dest = ?1 AND event = ?2 AND at IS NULL")?.execute([dest, event])? > 0;
     let waited: Option<i64> = if ready {
         tally.of(dest).ready -= 1;
@@ -168,7 +168,8 @@ fn release(conn: &Connection, tally: &mut Tally, dest: i64, event: i64) -> Resul
     Ok(())
 }
 
-fn lead_of(conn: &Connection, event: i64) -> Result<Option<i64>, Error> {
+/// The lead an event is about.
+pub fn lead_of(conn: &Connection, event: i64) -> Result<Option<i64>, Error> {
     Ok(conn.prepare_cached("SELECT lead FROM event WHERE seq = ?1")?.query_row([event], |r| r.get(0)).optional()?.flatten())
 }
 

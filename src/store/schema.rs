@@ -1,11 +1,12 @@
 //! Opening the file: pragmas, identity, migrations, checks. Every connection of the program is opened here.
 //!
-//! A newer or foreign file is refused and never touched.
+//! A newer file is refused and never touched; a foreign one is told from ours before anything is written.
 
 use super::Error;
 use crate::time::{Clock, Tick, Timeline, Wall};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,6 +16,10 @@ const APPLICATION_ID: i64 = 0x4c65_6164;
 pub const VERSION: i64 = 2;
 /// What makes schema n + 2 of schema n + 1, in order. The result equals `schema.sql`; a test holds them together.
 const STEPS: [&str; 1] = [include_str!("schema-2.sql")];
+/// A higher schema than this is damage: no version will ever have it.
+const VERSION_MAX: i64 = 1000;
+/// The key in `meta` of the first number that a database begun anew gives.
+pub const FIRST_NUMBER: &str = "first_number";
 /// Files up to this size are checked whole before anything else; larger ones in the background.
 pub const CHECK_BYTES_MAX: u64 = 8 << 20;
 // The size of a sector that a cut may ruin whole: with smaller pages psow=0 makes SQLite write the neighbours along, with larger ones a
@@ -78,7 +83,11 @@ pub fn connect(path: &Path, purpose: Purpose) -> Result<Connection, Error> {
         Ok(())
     };
     set(&conn).map_err(|e| match e.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::NotADatabase) => failed("it is no SQLite database; move it away, or set another storage.path".to_owned()),
+        Some(rusqlite::ErrorCode::NotADatabase) if purpose == Purpose::Writer => Error::Damaged("it is no SQLite database".to_owned()),
+        Some(rusqlite::ErrorCode::NotADatabase) => {
+            failed("it is no SQLite database; start the daemon, it puts the file aside and begins a new one".to_owned())
+        }
+        Some(rusqlite::ErrorCode::DatabaseCorrupt) => Error::Damaged(e.to_string()),
         _ => failed(e.to_string()),
     })?;
     if purpose != Purpose::Writer {
@@ -115,7 +124,6 @@ fn mismatch(id: i64, version: i64) -> String {
 
 /// Makes or migrates the file, in one transaction. Afterwards it has schema [`VERSION`].
 pub fn migrate(conn: &mut Connection, path: &Path) -> Result<(), Error> {
-    let failed = |message: String| Error::Open { path: path.to_owned(), message };
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let (id, version) = identity(&tx)?;
     let tables: i64 = tx.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get(0))?;
@@ -132,7 +140,7 @@ pub fn migrate(conn: &mut Connection, path: &Path) -> Result<(), Error> {
                 log::info!("the database is migrated from schema {from} to {}", from + 1);
             }
         }
-        (id, version) => return Err(failed(mismatch(id, version))),
+        (id, version) => is_for_us(path, id, version, tables > 0)?,
     }
     tx.commit()?;
     Ok(())
@@ -141,7 +149,61 @@ pub fn migrate(conn: &mut Connection, path: &Path) -> Result<(), Error> {
 /// SQLite's own check of the file's structure. `Err` says what is broken.
 pub fn quick_check(conn: &Connection) -> Result<(), Error> {
     let found: String = conn.query_row("PRAGMA quick_check(1)", [], |r| r.get(0))?;
-    if found == "ok" { Ok(()) } else { Err(Error::Disk(format!("the check of the database found damage: {found}"))) }
+    if found == "ok" { Ok(()) } else { Err(Error::Damaged(format!("its check found: {found}"))) }
+}
+
+/// Whether a file that says this of itself is to be opened: a newer one is refused, a foreign one is damage to ours.
+pub fn is_for_us(path: &Path, id: i64, version: i64, tables: bool) -> Result<(), Error> {
+    match (id, version) {
+        (APPLICATION_ID, newer) if newer > VERSION && newer < VERSION_MAX => {
+            Err(Error::Open { path: path.to_owned(), message: mismatch(id, version) })
+        }
+        (APPLICATION_ID, 1..=VERSION) => Ok(()),
+        (APPLICATION_ID, _) => Err(Error::Damaged(format!("its schema has the number {version}, which there is not"))),
+        (0, 0) if !tables => Ok(()),
+        _ => Err(Error::Damaged("it is a database of another program".to_owned())),
+    }
+}
+
+/// Whether everything that is read at the start can be.
+pub fn is_ours(conn: &Connection) -> Result<(), Error> {
+    for table in ["event", "lead", "submission", "destination", "ready", "waiting", "rendered", "dead", "history", "boot", "meta"] {
+        conn.prepare(&format!("SELECT * FROM {table} LIMIT 0")).map_err(|e| Error::Damaged(e.to_string()))?;
+    }
+    Ok(())
+}
+
+/// Where the trees of the tables begin in a file of ours: made with this schema, with the first one, or with the first and migrated.
+pub fn layouts() -> Result<Vec<HashMap<&'static str, u32>>, Error> {
+    const SQL: &str = include_str!("schema.sql");
+    // Schema 1 was schema 2 without the boots.
+    let before = SQL.find("CREATE TABLE boot").unwrap_or(0);
+    let after = SQL.find(");\n\n-- The log.").map_or(before, |at| at + 2);
+    let first = format!("{}{}", SQL.get(..before).unwrap_or_default(), SQL.get(after..).unwrap_or_default());
+    let migrated = format!("{first}CREATE TABLE boot (boot INTEGER PRIMARY KEY);");
+    [SQL, &migrated, &first].into_iter().map(layout).collect()
+}
+
+fn layout(sql: &str) -> Result<HashMap<&'static str, u32>, Error> {
+    const TABLES: [&str; 11] =
+        ["meta", "boot", "event", "lead", "submission", "destination", "ready", "waiting", "rendered", "dead", "history"];
+    let conn = Connection::open_in_memory()?;
+    conn.pragma_update(None, "page_size", PAGE_BYTES)?;
+    conn.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    conn.execute_batch(sql)?;
+    let mut roots = HashMap::new();
+    for table in TABLES {
+        let root = conn.query_row("SELECT rootpage FROM sqlite_schema WHERE type = 'table' AND name = ?1", [table], |r| r.get(0));
+        if let Some(root) = root.optional()? {
+            roots.insert(table, root);
+        }
+    }
+    Ok(roots)
+}
+
+/// The first number that may be given to an event here; 0 in a database that has lost nothing.
+pub fn first_number(conn: &Connection) -> Result<i64, Error> {
+    Ok(meta(conn, FIRST_NUMBER)?.unwrap_or(0))
 }
 
 /// The 32 bytes that mask ids, made with the file.
@@ -231,7 +293,8 @@ fn meta<T: rusqlite::types::FromSql>(conn: &Connection, key: &str) -> Result<Opt
     Ok(conn.query_row("SELECT value FROM meta WHERE key = ?1", [key], |r| r.get(0)).optional()?)
 }
 
-fn set_meta<T: rusqlite::ToSql>(conn: &Connection, key: &str, value: &T) -> Result<(), Error> {
+/// Keeps a value under a key.
+pub fn set_meta<T: rusqlite::ToSql>(conn: &Connection, key: &str, value: &T) -> Result<(), Error> {
     conn.execute(
         "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
         rusqlite::params![key, value],

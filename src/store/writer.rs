@@ -5,7 +5,8 @@
 use super::queue::Tally;
 use super::retention::Forgetting;
 use super::{
-    Captured, Command, Done, Error, Letter, NewEvent, Outcome, Store, Watcher, Work, creates, destinations, leads, lock, queue, schema,
+    Captured, Command, Done, Error, Letter, NewEvent, Outcome, Store, Watcher, Work, creates, destinations, leads, lock, queue, salvage,
+    schema,
 };
 use crate::time::{Tick, Wall};
 use rusqlite::{Connection, TransactionBehavior};
@@ -63,7 +64,7 @@ struct Told {
 
 impl State {
     pub(super) fn new(store: Store, conn: Connection) -> Result<Self, Error> {
-        let next_seq = leads::last_seq(&conn)? + 1;
+        let next_seq = (leads::last_seq(&conn)? + 1).max(schema::first_number(&conn)?);
         let data_version = data_version(&conn)?;
         let finished = queue::unsettled_at_front(&conn, SETTLE_LOOK_AT)?;
         let forgetting = Forgetting::new(store.0.timeline.now());
@@ -96,6 +97,12 @@ impl State {
             let panicked = catch_unwind(AssertUnwindSafe(|| self.turn(commands))).is_err();
             self.watch_the_clock();
             self.keep_room(work);
+            if self.store.0.counting.is_lost()
+                && !self.store.0.is_carrying_over()
+                && let Err(e) = self.store.count_anew()
+            {
+                log::debug!("the deliveries are counted whenever somebody asks: {e}");
+            }
             if panicked {
                 log::error!("the writer met a fault of its own; the commands of this turn were refused, nothing acknowledged is lost");
             }
@@ -170,7 +177,8 @@ impl State {
             self.failed(&e);
             return;
         }
-        if work > 0 || self.failures > 0 {
+        // What is being carried over from a damaged file looks as if it were to go nowhere until all of it is there.
+        if work > 0 || self.failures > 0 || shared.is_carrying_over() {
             return;
         }
         match self.forgetting.step(conn, &shared.timeline, &shared.space) {
@@ -430,6 +438,9 @@ impl State {
         self.store.0.failing.store(true, Ordering::Release);
         let say = self.failures.is_power_of_two();
         self.outcomes_not_before = Some(Instant::now() + LOOK_EVERY);
+        if let Error::Damaged(what) = e {
+            self.store.note_damage(what);
+        }
         match e {
             Error::Full if say => log::error!("{e} ({} times so far)", self.failures),
             Error::Busy if say => log::warn!("another process holds the database; trying again"),
@@ -456,7 +467,7 @@ enum Stop {
 impl Stop {
     fn of(e: Error, whose: impl FnOnce(Error) -> Stop) -> Stop {
         match e {
-            Error::Full | Error::Disk(_) | Error::Busy => Stop::Disk(e),
+            Error::Full | Error::Disk(_) | Error::Damaged(_) | Error::Busy => Stop::Disk(e),
             other => whose(other),
         }
     }
@@ -530,6 +541,10 @@ fn perform(conn: &Connection, store: &Store, work: &Work, seq: &mut i64, now: (T
         Work::LaneState { dest, state, since, reason } => {
             destinations::set_state(conn, *dest, state, *since, reason)?;
             Ok(Done::Kept)
+        }
+        Work::Merge(batch) => {
+            store.0.counting.lost();
+            Ok(Done::Merged(salvage::merge(conn, batch)?))
         }
         Work::Ping => Ok(Done::Kept),
     }

@@ -19,6 +19,7 @@ mod cli;
 mod clock;
 mod config;
 mod cut;
+mod damage;
 mod faults;
 mod hostile;
 mod model;
