@@ -9,7 +9,7 @@ use crate::destination::webhook;
 use crate::event;
 use crate::intake::Router;
 use crate::mapping::Event;
-use crate::store::{self, Level, Room, Route, Store, Writer};
+use crate::store::{self, Damage, Level, Room, Route, Store, Writer};
 use crate::time::{Clock, human};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -97,12 +97,7 @@ impl Daemon {
     pub fn start(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, DaemonError> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("edge").enable_all().build()?;
         let server = runtime.block_on(Server::bind(&config.capture.listen))?;
-        let options = store::Options {
-            clock_trusted: config.clock_trusted,
-            limits: config.storage.limits.clone(),
-            ..store::Options::new(&config.storage.path)
-        };
-        let (store, writer) = Store::open(options, clock)?;
+        let (store, writer) = Store::open(options(config), clock)?;
         let lanes = Arc::new(Lanes::new(store.clone(), pause_after(store.short_lives())));
         let live = assign(config, &store, &lanes)?;
         let edge = Arc::new(Edge::new(live, store.clone(), Arc::clone(&lanes)));
@@ -156,6 +151,35 @@ fn pause_after(short_lives: u32) -> Duration {
         human(pause)
     );
     pause
+}
+
+/// Saves what can be read of a damaged database into a new one, in the foreground. `None` when nothing is wrong with it, unless `force`.
+pub fn repair(config: &Config, clock: Arc<dyn Clock>, force: bool) -> Result<Option<Damage>, DaemonError> {
+    let options = options(config);
+    let begun = store::damage(&options.path).files.iter().any(|f| !f.done);
+    match store::fault(&options, &clock)? {
+        Some(found) => store::condemn(&options.path, &found)?,
+        None if force => store::condemn(&options.path, "leadsbotd repair --force")?,
+        None if begun => {}
+        None => return Ok(None),
+    }
+    let (store, writer) = Store::open(options, clock)?;
+    let specs: Vec<_> = config.destinations.iter().map(|d| Arc::clone(&d.spec)).collect();
+    let numbers = store.register(specs.iter().map(|s| s.name.clone()).collect())?;
+    let destinations = numbers.into_iter().zip(specs).collect();
+    let router = Router { device: config.device.clone(), limits: config.capture.lead.clone(), destinations };
+    store.carry_over_now(&Filters(Arc::new(router)));
+    let damage = store.damage();
+    writer.stop();
+    Ok(Some(damage))
+}
+
+fn options(config: &Config) -> store::Options {
+    store::Options {
+        clock_trusted: config.clock_trusted,
+        limits: config.storage.limits.clone(),
+        ..store::Options::new(&config.storage.path)
+    }
 }
 
 /// The configured filters, for events whose deliveries a damaged file no longer tells.

@@ -9,6 +9,7 @@ mod output;
 mod queue;
 mod receiver;
 mod sign;
+mod storage;
 mod trigger;
 
 use crate::config::{Config, ConfigError, DEFAULT_PATH};
@@ -53,7 +54,7 @@ struct Cli {
 enum Command {
     /// Run the daemon: take leads, deliver them, until SIGTERM. SIGHUP reads the configuration again.
     Serve,
-    /// Find every fault of the configuration file, and damage of the database.
+    /// Find every fault of the configuration file, and of the database: damage, and rows that do not fit together.
     Check,
     /// See the whole job on this machine: a form, a lead, a signed delivery, a receiver that verifies it.
     Demo(demo::Options),
@@ -71,6 +72,12 @@ enum Command {
     /// Look at what still has to be delivered, and steer it.
     #[command(subcommand)]
     Queue(queue::Command),
+    /// Copy the database as it is now into a file; the daemon may run meanwhile.
+    Backup(storage::Backup),
+    /// Put a backup in the database's place. Nothing that was delivered since is sent again. The daemon must not run.
+    Restore(storage::Restore),
+    /// Save what can be read of a damaged database into a new one, as the daemon does when it starts. It must not run.
+    Repair(storage::Repair),
     /// Make secrets.
     #[command(subcommand)]
     Secret(SecretCommand),
@@ -212,6 +219,12 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Verify(options) => sign::verify(cli, options),
         Command::Leads(command) => leads::run(cli, command),
         Command::Queue(command) => queue::run(cli, command),
+        Command::Backup(options) => storage::backup(cli, options),
+        Command::Restore(options) => storage::restore(cli, options),
+        Command::Repair(options) => {
+            logging::start(log::LevelFilter::Warn);
+            storage::repair(cli, options)
+        }
         Command::Secret(SecretCommand::New) => new_secret(cli),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -233,7 +246,21 @@ fn check(cli: &Cli) -> Result<(), Failure> {
         Err(e) => return Err(e.into()),
     };
     let database = if config.storage.path.exists() {
-        Desk::open(&config.storage.path)?.check()?;
+        let faults = Desk::open(&config.storage.path)?.check()?;
+        if !faults.is_empty() {
+            if cli.json {
+                say_json(&json!({ "ok": false, "file": cli.config, "database_faults": faults, "storage": storage::known(cli)? }));
+            }
+            storage::warn(cli)?;
+            let message = format!(
+                "the database {} has {} faults; stop the daemon and run leadsbotd repair:\n  {}",
+                config.storage.path.display(),
+                faults.len(),
+                faults.join("\n  ")
+            );
+            let failure = Failure::new(message);
+            return Err(if cli.json { failure.told_in_json() } else { failure });
+        }
         "whole"
     } else if config.storage.path.parent().is_some_and(|folder| folder.as_os_str().is_empty() || folder.is_dir()) {
         "not there yet; the first start makes it"
@@ -241,7 +268,9 @@ fn check(cli: &Cli) -> Result<(), Failure> {
         "its folder is not there: make it, or let the systemd unit's StateDirectory do so"
     };
     if cli.json {
-        say_json(&json!({ "ok": true, "file": cli.config, "warnings": config.warnings, "database": database }));
+        say_json(
+            &json!({ "ok": true, "file": cli.config, "warnings": config.warnings, "database": database, "storage": storage::known(cli)? }),
+        );
         return Ok(());
     }
     for warning in &config.warnings {
@@ -253,6 +282,7 @@ fn check(cli: &Cli) -> Result<(), Failure> {
     say(&format!("  sources       {}", names(config.capture.sources.iter().map(|s| s.id.as_str()))));
     say(&format!("  destinations  {}", names(config.destinations.iter().map(|d| d.spec.name.as_str()))));
     say(&format!("  database      {}: {database}", config.storage.path.display()));
+    storage::warn(cli)?;
     Ok(())
 }
 

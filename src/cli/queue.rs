@@ -1,7 +1,7 @@
 //! `queue status|list|retry|drop|pause|resume`.
 
 use super::output::{hint, plain, say, say_json, table};
-use super::{Cli, Failure, desk, names, when};
+use super::{Cli, Failure, desk, names, storage, when};
 use crate::config::Config;
 use crate::id::IdKey;
 use crate::store::{Desk, Destination, Entry};
@@ -222,9 +222,10 @@ fn status(cli: &Cli, desk: &mut Desk, running: bool) -> Result<(), Failure> {
                     "ready": c.ready, "retrying": c.retrying, "held": c.held, "dead": c.dead, "oldest": oldest.map(Wall::rfc3339) })
             })
             .collect();
-        say_json(&json!({ "daemon_running": running, "destinations": destinations }));
+        say_json(&json!({ "daemon_running": running, "destinations": destinations, "storage": storage::known(cli)? }));
         return Ok(());
     }
+    storage::warn(cli)?;
     say(if running { "the daemon is running" } else { "the daemon is not running with this database; states are as it last told" });
     if rows.is_empty() {
         say("no destination was ever configured");

@@ -1,7 +1,7 @@
 //! The commands' side: short transactions beside the writer's, which notices them by itself.
 
 use super::queue::Tally;
-use super::{Error, View, destinations, queue, schema};
+use super::{Error, View, audit, destinations, queue, schema};
 use crate::id::IdKey;
 use crate::time::Wall;
 use rusqlite::{Connection, TransactionBehavior};
@@ -36,9 +36,9 @@ impl Desk {
         f(&View(&tx))
     }
 
-    /// SQLite's check of the whole file.
-    pub fn check(&self) -> Result<(), Error> {
-        schema::quick_check(&self.conn)
+    /// Everything that is wrong with the file and between its rows, a line each.
+    pub fn check(&self) -> Result<Vec<String>, Error> {
+        audit::faults(&self.conn, &self.ids)
     }
 
     /// Pauses or resumes a destination.

@@ -2,6 +2,8 @@
 //!
 //! An answer from here that something is kept means it was fsynced. Nothing outside this folder knows SQL.
 
+mod audit;
+mod backup;
 mod counting;
 mod desk;
 mod destinations;
@@ -17,14 +19,15 @@ mod stamp;
 mod view;
 mod writer;
 
+pub use backup::{Restore, backup, condemn, fault, restore};
 pub use desk::Desk;
 pub use destinations::Row as Destination;
 pub use error::Error;
 pub use leads::{Logged, Record, SUBMISSIONS_REMEMBERED};
 pub use pack::unpack;
 pub use queue::{Counts, End, Entry, Job, Letter, Outcome};
+use salvage::Note;
 pub use salvage::{Damage, Entry as PutAside, Merged, Report as Salvaged, Route};
-use salvage::{Identity, Named, Note};
 pub use schema::VERSION;
 use space::Space;
 pub use space::{Level, Limits, Report as Room, Retention};
@@ -370,8 +373,27 @@ impl Opened {
         if !check_later {
             schema::quick_check(&conn)?;
         }
-        for entry in note.files.iter().filter(|f| !f.done) {
-            salvage::prepare(&mut conn, entry)?;
+        let mut changed = false;
+        for entry in note.files.iter_mut().filter(|f| !f.done) {
+            let merge = entry.restored.as_ref().map(|r| r.merge);
+            if merge != Some(false) {
+                salvage::prepare(&mut conn, entry)?;
+            }
+            // Before anything can be sent: what was delivered since the backup must not go out again.
+            if merge == Some(true) {
+                entry.report = backup::finish(&mut conn, path, entry)?;
+                log::info!("from {}, which was replaced by a backup: {}", entry.file, entry.report);
+            }
+            if merge.is_some() {
+                changed = true;
+                // What it no longer says of the queue is made good once the filters are known, as for any damaged file.
+                let ruined = entry.report.pages + entry.report.lost > 0;
+                entry.restored = entry.restored.take().filter(|_| !ruined);
+                entry.done = !ruined;
+            }
+        }
+        if changed {
+            note.keep(path)?;
         }
         let ids = IdKey::new(schema::id_key(&conn)?);
         let (timeline, open) = schema::timeline(&conn, Arc::clone(clock), options.clock_trusted)?;
@@ -427,6 +449,10 @@ impl salvage::Sink for Through<'_> {
                 Err(e) => return Err(e),
             }
         }
+    }
+
+    fn destinations(&mut self) -> Result<HashMap<String, i64>, Error> {
+        Ok(self.0.read(|view| view.destinations())?.into_iter().map(|d| (d.name, d.dest)).collect())
     }
 
     fn events(&mut self, after: i64, before: i64) -> Result<Vec<(i64, String, Vec<u8>)>, Error> {
@@ -534,10 +560,7 @@ impl Store {
 
     /// Keeps what ids and numbers depend on beside the file as well.
     fn keep_identity(&self, conn: &Connection) -> Result<(), Error> {
-        let destinations = destinations::all(conn)?.into_iter().map(|d| Named { dest: d.dest, name: d.name, paused: d.paused }).collect();
-        let id_key = Some(Identity::hex(&schema::id_key(conn)?));
-        let identity = Identity { id_key, destinations, first_number: schema::first_number(conn)? };
-        if let Err(e) = identity.keep(&self.0.options.path) {
+        if let Err(e) = backup::identity(conn)?.keep(&self.0.options.path) {
             log::warn!("the small file that ids and destinations could be known by after damage was not written: {e}");
         }
         Ok(())

@@ -173,7 +173,8 @@ pub fn is_ours(conn: &Connection) -> Result<(), Error> {
     Ok(())
 }
 
-/// Where the trees of the tables begin in a file of ours: made with this schema, with the first one, or with the first and migrated.
+/// Where the trees of the tables begin in a file of ours: made with this schema, with the first one, or with the first and migrated; as it
+/// was made, or as a backup.
 pub fn layouts() -> Result<Vec<HashMap<&'static str, u32>>, Error> {
     const SQL: &str = include_str!("schema.sql");
     // Schema 1 was schema 2 without the boots.
@@ -181,16 +182,22 @@ pub fn layouts() -> Result<Vec<HashMap<&'static str, u32>>, Error> {
     let after = SQL.find(");\n\n-- The log.").map_or(before, |at| at + 2);
     let first = format!("{}{}", SQL.get(..before).unwrap_or_default(), SQL.get(after..).unwrap_or_default());
     let migrated = format!("{first}CREATE TABLE boot (boot INTEGER PRIMARY KEY);");
-    [SQL, &migrated, &first].into_iter().map(layout).collect()
+    let mut layouts = Vec::new();
+    for sql in [SQL, &migrated, &first] {
+        // A backup is written anew as a whole, tables before indexes.
+        layouts.extend([layout(sql, "")?, layout(sql, "VACUUM")?]);
+    }
+    Ok(layouts)
 }
 
-fn layout(sql: &str) -> Result<HashMap<&'static str, u32>, Error> {
+fn layout(sql: &str, then: &str) -> Result<HashMap<&'static str, u32>, Error> {
     const TABLES: [&str; 11] =
         ["meta", "boot", "event", "lead", "submission", "destination", "ready", "waiting", "rendered", "dead", "history"];
     let conn = Connection::open_in_memory()?;
     conn.pragma_update(None, "page_size", PAGE_BYTES)?;
     conn.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     conn.execute_batch(sql)?;
+    conn.execute_batch(then)?;
     let mut roots = HashMap::new();
     for table in TABLES {
         let root = conn.query_row("SELECT rootpage FROM sqlite_schema WHERE type = 'table' AND name = ?1", [table], |r| r.get(0));
@@ -206,11 +213,14 @@ pub fn first_number(conn: &Connection) -> Result<i64, Error> {
     Ok(meta(conn, FIRST_NUMBER)?.unwrap_or(0))
 }
 
+/// The 32 bytes that mask ids, if the file has them.
+pub fn id_key_kept(conn: &Connection) -> Result<Option<[u8; 32]>, Error> {
+    Ok(meta::<Vec<u8>>(conn, "id_key")?.and_then(|bytes| bytes.try_into().ok()))
+}
+
 /// The 32 bytes that mask ids, made with the file.
 pub fn id_key(conn: &Connection) -> Result<[u8; 32], Error> {
-    if let Some(bytes) = meta::<Vec<u8>>(conn, "id_key")?
-        && let Ok(key) = <[u8; 32]>::try_from(bytes)
-    {
+    if let Some(key) = id_key_kept(conn)? {
         return Ok(key);
     }
     let mut key = [0; 32];

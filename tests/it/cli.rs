@@ -423,7 +423,10 @@ fn an_empty_queue_says_so() {
     let home = Home::new("");
     Daemon::start(&home).stop();
     let status = json_line(&home.run(&["--json", "queue", "status"]));
-    assert_eq!(status, json!({ "daemon_running": false, "destinations": [] }));
+    assert_eq!(
+        status,
+        json!({ "daemon_running": false, "destinations": [], "storage": { "state": "ok", "damage": null, "put_aside": [] } })
+    );
     assert!(home.ok(&["queue", "status"]).contains("no destination was ever configured"));
     assert_eq!(home.ok(&["queue", "list"]), "nothing is waiting\n");
     assert!(json_lines(&home.run(&["--json", "queue", "list"])).is_empty());

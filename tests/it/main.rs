@@ -13,6 +13,7 @@
 
 mod support;
 
+mod backup;
 mod bad_http;
 mod bounds;
 mod cli;

@@ -102,6 +102,13 @@ impl Table {
         }
     }
 
+    /// Gives a row about a delivery the number that its destination has here.
+    pub fn address(self, row: &mut [Value], dest: i64) {
+        if let Some(column) = row.get_mut(usize::from(self == Table::History)) {
+            *column = Value::Integer(dest);
+        }
+    }
+
     /// The destination and the event of a row about a delivery.
     pub fn delivery(self, row: &[Value]) -> Option<(i64, i64)> {
         match (self, row) {

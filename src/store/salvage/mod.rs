@@ -49,6 +49,8 @@ pub trait Route {
 pub trait Sink {
     /// Writes these rows in one transaction.
     fn merge(&mut self, batch: Batch) -> Result<Merged, Error>;
+    /// The destinations there, by name.
+    fn destinations(&mut self) -> Result<HashMap<String, i64>, Error>;
     /// Events after number `after` and before `before`: number, kind, bytes.
     fn events(&mut self, after: i64, before: i64) -> Result<Vec<(i64, String, Vec<u8>)>, Error>;
 }
@@ -108,7 +110,7 @@ pub fn settle(path: &Path, note: &Note) -> Result<(), Error> {
 }
 
 /// What a damaged file and the small file beside it still say about ids, numbers and times. Quick: the ends of a few trees.
-fn recall(path: &Path) -> Entry {
+pub fn recall(path: &Path) -> Entry {
     let kept = Identity::load(path);
     let mut entry = Entry { identity: kept.clone(), ..Entry::default() };
     entry.identity.first_number = kept.first_number.saturating_add(GAP_UNKNOWN);
@@ -225,6 +227,9 @@ pub fn prepare(conn: &mut Connection, entry: &Entry) -> Result<(), Error> {
             "INSERT INTO destination (dest, name, paused) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
             params![d.dest, d.name, d.paused],
         )?;
+        if entry.restored.is_some() {
+            tx.execute("UPDATE destination SET paused = ?2 WHERE name = ?1", params![d.name, d.paused])?;
+        }
     }
     Ok(tx.commit()?)
 }
@@ -248,12 +253,13 @@ pub fn carry_over(path: &Path, entry: &Entry, sink: &mut dyn Sink, route: Option
         }
     };
     let mut reader = Reader::new(&pages);
+    let there = sink.destinations()?;
     let mut work = Work {
         roots: roots(&mut reader),
         reader,
         sink,
         ids: entry.identity.key().map(IdKey::new),
-        known: entry.identity.destinations.iter().map(|d| d.dest).collect(),
+        known: entry.identity.destinations.iter().filter_map(|d| Some((d.dest, *there.get(&d.name)?))).collect(),
         newer: entry.restored.is_some(),
         holes: Vec::new(),
         homeless: HashSet::new(),
@@ -274,7 +280,8 @@ struct Work<'w, 'p> {
     roots: HashMap<&'static str, u32>,
     sink: &'w mut dyn Sink,
     ids: Option<IdKey>,
-    known: HashSet<i64>,
+    // The number here of each destination there.
+    known: HashMap<i64, i64>,
     newer: bool,
     holes: Vec<Hole>,
     // Events with a delivery to a destination whose name is not known any more.
@@ -289,7 +296,7 @@ impl Work<'_, '_> {
         let mut finished = Gather::new(Table::History, self.newer);
         let (sink, report, ids, known, homeless) = (&mut *self.sink, &mut *self.report, &self.ids, &self.known, &mut self.homeless);
         self.reader.walk(root, table.tree(), table == Table::Event, &mut |item| {
-            let row = match item {
+            let mut row = match item {
                 Item::Hole => {
                     gather.hole();
                     return Ok(());
@@ -310,15 +317,18 @@ impl Work<'_, '_> {
                 return Ok(());
             }
             gather.close(Some(&row));
-            if let Some((dest, event)) = table.delivery(&row)
-                && !known.contains(&dest)
-            {
-                if table.is_pending() {
-                    homeless.insert(event);
-                } else {
-                    report.lost += 1;
+            if let Some((dest, event)) = table.delivery(&row) {
+                match known.get(&dest) {
+                    Some(number) => table.address(&mut row, *number),
+                    None if table.is_pending() => {
+                        homeless.insert(event);
+                        return Ok(());
+                    }
+                    None => {
+                        report.lost += 1;
+                        return Ok(());
+                    }
                 }
-                return Ok(());
             }
             match table.finished(&row) {
                 Some(row) => finished.push(row, sink, report),
@@ -339,7 +349,7 @@ impl Work<'_, '_> {
     /// Deliveries of which nothing says any more whether they were made: an event of before, in a hole, with no record of its end, for a
     /// destination that would get it by the configuration of today, or that is not in it. Twice is better than never.
     fn queue_again(&mut self, before: i64, route: Option<&dyn Route>) -> Result<(), Error> {
-        if self.holes.is_empty() && self.homeless.is_empty() {
+        if route.is_none() || (self.holes.is_empty() && self.homeless.is_empty()) {
             return Ok(());
         }
         let mut after = 0;
@@ -351,8 +361,8 @@ impl Work<'_, '_> {
             for (event, kind, body) in events {
                 let wants = |dest: i64| route.and_then(|r| r.wants(dest, &kind, &body));
                 let mut to: HashSet<i64> = HashSet::new();
-                for dest in &self.known {
-                    let lost = self.holes.iter().any(|h| h.low < (*dest, event) && (*dest, event) < h.high);
+                for (before, dest) in &self.known {
+                    let lost = self.holes.iter().any(|h| h.low < (*before, event) && (*before, event) < h.high);
                     if lost && wants(*dest) != Some(false) {
                         to.insert(*dest);
                     }

@@ -122,6 +122,8 @@ pub struct Entry {
 pub struct Restored {
     /// The copy of the backup beside the database, until it is in its place.
     pub copy: String,
+    /// The file that was put aside is of the same lineage: what it knows is added.
+    pub merge: bool,
     /// The file that was put aside is whole: what it does not know of has been finished and forgotten, up to this number.
     pub known_to: Option<i64>,
 }

@@ -174,7 +174,10 @@ impl Receiver {
 }
 
 impl Drop for Receiver {
+    /// Unlike [`Receiver::down`] it does not keep the port: another connection may have it by then.
     fn drop(&mut self) {
-        self.down();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+        }
     }
 }
