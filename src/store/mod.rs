@@ -686,7 +686,9 @@ impl Store {
     pub fn register(&self, names: Vec<String>) -> Result<Vec<i64>, Error> {
         match self.call(Work::Register(names))? {
             Done::Registered(numbers) => {
-                self.read(|view| self.keep_identity(view.0))?;
+                if let Err(e) = self.read(|view| self.keep_identity(view.0)) {
+                    log::warn!("the destinations' numbers could not be read back: {e}");
+                }
                 Ok(numbers)
             }
             _ => Ok(Vec::new()),

@@ -208,6 +208,27 @@ fn the_first_pages_ruined_together_cost_no_lead() {
 }
 
 #[test]
+fn any_table_that_loses_its_root_costs_no_lead_and_misleads_no_delivery() {
+    let roots: Vec<(String, usize)> = {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("some.db");
+        std::fs::write(&path, &filled().database).unwrap();
+        let conn = rusqlite::Connection::open(path).unwrap();
+        let mut statement = conn.prepare("SELECT name, rootpage FROM sqlite_schema").unwrap();
+        statement.query_map([], |r| Ok((r.get(0)?, r.get::<_, i64>(1)? as usize))).unwrap().map(Result::unwrap).collect()
+    };
+    assert!(roots.len() > 12);
+    for (name, page) in roots {
+        // Without the small file beside it, the names of the destinations are gone with their table.
+        let identity = !["destination", "boot", "history"].contains(&name.as_str());
+        let ruined = Ruined::new(identity, |database| ruin_page(database, page, &mut fastrand::Rng::with_seed(3)));
+        let _daemon = recover(&ruined);
+        eprintln!("{name} lost its root, page {page}");
+        nothing_more_is_lost(&ruined, &[page].into());
+    }
+}
+
+#[test]
 fn a_file_cut_short_gives_what_is_left_of_it() {
     for share in [2, 3] {
         let keep = filled().database.len() / PAGE / share * PAGE + 100;
@@ -324,6 +345,94 @@ fn killed_in_the_middle_of_saving_it_goes_on_at_the_next_start() {
     let _daemon = recover(&ruined);
     assert_eq!(ruined.aside().len(), 1);
     nothing_more_is_lost(&ruined, &[1, 40].into());
+}
+
+#[test]
+fn put_aside_half_way_it_is_finished_by_the_next_start() {
+    let mut random = fastrand::Rng::with_seed(8);
+    let ruined = Ruined::new(true, |database| ruin_page(database, 2, &mut random));
+    let damaged = std::fs::read(ruined.home.database()).unwrap();
+    let (daemon, ..) = recover(&ruined);
+    daemon.stop();
+    let note = std::fs::read_to_string(ruined.home.path("leads.db.damage")).unwrap().replace("\"done\": true", "\"done\": false");
+    let aside = ruined.aside().remove(0);
+    // Noted and not yet renamed; renamed and no fresh one yet; the fresh one begun.
+    for step in 0..3 {
+        for name in ["leads.db", "leads.db-wal", "leads.db-shm"] {
+            let _ = std::fs::remove_file(ruined.home.path(name));
+        }
+        let _ = std::fs::remove_file(&aside);
+        std::fs::write(ruined.home.path("leads.db.damage"), &note).unwrap();
+        std::fs::write(if step == 0 { ruined.home.database() } else { aside.clone() }, &damaged).unwrap();
+        if step == 2 {
+            std::fs::write(ruined.home.database(), "").unwrap();
+        }
+        let (daemon, _, storage) = recover(&ruined);
+        assert_eq!(storage["put_aside"][0]["events"], filled().events.len(), "step {step}: {storage}");
+        assert_eq!(ruined.aside().len(), 1, "step {step}");
+        nothing_more_is_lost(&ruined, &[2].into());
+        daemon.stop();
+    }
+}
+
+#[test]
+fn everything_in_a_whole_file_comes_over_as_it_is() {
+    let ruined = Ruined::new(true, |_| ());
+    let before = everything(&ruined.home.database());
+    assert!(ruined.home.ok(&["repair", "--force"]).contains("0 rows lost"));
+    let after = everything(&ruined.home.database());
+    for (table, rows) in &before {
+        assert!(after.get(table) == Some(rows), "{table} differs: {} rows, now {}", rows.len(), after[table].len());
+    }
+    assert_eq!(before, everything(&ruined.aside()[0]), "what was put aside has changed");
+}
+
+/// What is to be carried over, as SQLite sees it.
+fn everything(path: &Path) -> BTreeMap<&'static str, BTreeSet<String>> {
+    let conn = rusqlite::Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    let list = |sql: &str| -> BTreeSet<String> {
+        let mut statement = conn.prepare(sql).unwrap();
+        let columns = statement.column_count();
+        let row = |r: &rusqlite::Row<'_>| Ok((0..columns).map(|c| format!("{:?} ", r.get_ref(c).unwrap())).collect::<String>());
+        statement.query_map([], row).unwrap().map(Result::unwrap).collect()
+    };
+    BTreeMap::from([
+        ("event", list("SELECT * FROM event")),
+        ("lead", list("SELECT * FROM lead")),
+        ("submission", list("SELECT digest, event FROM submission")),
+        ("destination", list("SELECT dest, name, paused FROM destination")),
+        ("pending", list("SELECT dest, event, 0 FROM ready UNION ALL SELECT dest, event, attempts FROM waiting")),
+        ("rendered", list("SELECT * FROM rendered")),
+        ("dead", list("SELECT * FROM dead")),
+        ("history", list("SELECT * FROM history")),
+        ("id_key", list("SELECT value FROM meta WHERE key = 'id_key'")),
+    ])
+}
+
+#[test]
+fn damage_in_a_large_file_is_said_while_leads_are_taken_and_saved_from_at_the_next_start() {
+    let ruined = Ruined::new(true, |_| ());
+    {
+        let conn = rusqlite::Connection::open(ruined.home.database()).unwrap();
+        let grow = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 11000)
+                    INSERT INTO rendered SELECT 999, i, zeroblob(900) FROM n; DELETE FROM rendered;";
+        conn.execute_batch(grow).unwrap();
+    }
+    let mut database = std::fs::read(ruined.home.database()).unwrap();
+    assert!(database.len() > 8 << 20);
+    let page = filled().events.iter().skip(200).find_map(|e| e.page).unwrap();
+    ruin_page(&mut database, page, &mut fastrand::Rng::with_seed(9));
+    std::fs::write(ruined.home.database(), database).unwrap();
+    let daemon = Daemon::start(&ruined.home);
+    let client = Client::new(daemon.address);
+    eventually("it is found", || storage(&client)["state"] == "damaged");
+    client.lead(&json!({"name":"Just now"}));
+    assert!(ruined.aside().is_empty());
+    assert!(String::from_utf8_lossy(&ruined.home.run(&["queue", "status"]).stderr).contains("is damaged"));
+    let (_, log) = daemon.stop();
+    assert!(log.contains("Restart the daemon soon"), "{log}");
+    let (_daemon, ..) = recover(&ruined);
+    nothing_more_is_lost(&ruined, &[page].into());
 }
 
 #[test]
