@@ -22,6 +22,8 @@ use tokio::sync::watch;
 const DRAIN: Duration = Duration::from_secs(5);
 /// Attempts under way at a stop may take this long to finish.
 const LANES_STOP: Duration = Duration::from_secs(10);
+/// How often it is looked whether the daemon can go on.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// A writer that takes longer to come round than this is not fed to the watchdog.
 const WRITER_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -269,7 +271,7 @@ pub fn run(config: &Config, path: &Path, clock: Arc<dyn Clock>) -> Result<(), Da
     }
     log::info!("leads are kept in {}; destinations: {}", config.storage.path.display(), destinations(config));
     tell_systemd(&[sd_notify::NotifyState::Ready]);
-    let feed_every = sd_notify::watchdog_enabled().map_or(Duration::from_secs(3600), |limit| limit / 3);
+    let feed_every = sd_notify::watchdog_enabled().map_or(LOOK_EVERY, |limit| (limit / 3).min(LOOK_EVERY));
     let mut long_enough = {
         let _context = signals.enter();
         Box::pin(tokio::time::sleep(LONG_ENOUGH))
@@ -298,6 +300,12 @@ pub fn run(config: &Config, path: &Path, clock: Arc<dyn Clock>) -> Result<(), Da
                 daemon.store.lived();
             }
             Heard::Reload => reload(&daemon, config, path),
+            // Refusing leads until somebody comes is worse than a short absence: whoever started this starts it again.
+            Heard::Feed if daemon.store().must_begin_anew() => {
+                log::error!("stopping: the database is damaged and takes no leads; the next start puts it aside and begins anew");
+                daemon.stop();
+                return Err(store::Error::Damaged("see the log; start the daemon again, it puts the file aside".to_owned()).into());
+            }
             // Fed only while the main job is done: a process that is merely alive is to be restarted.
             Heard::Feed if daemon.well() => tell_systemd(&[sd_notify::NotifyState::Watchdog]),
             Heard::Feed => log::error!("the writer does not come round or a lane has ended; the watchdog is not fed"),

@@ -543,6 +543,11 @@ impl Store {
         Damage::of(&self.0.options.path, &lock(&self.0.note))
     }
 
+    /// Whether nothing can be kept any more until the file is put aside, which only a start does.
+    pub fn must_begin_anew(&self) -> bool {
+        self.failing() && lock(&self.0.note).damaged.is_some()
+    }
+
     /// Damage was found while running: said loudly, and noted for the next start, which puts the file aside.
     fn note_damage(&self, found: &str) {
         let mut note = lock(&self.0.note);

@@ -356,13 +356,13 @@ fn put_aside_half_way_it_is_finished_by_the_next_start() {
     daemon.stop();
     let note = std::fs::read_to_string(ruined.home.path("leads.db.damage")).unwrap().replace("\"done\": true", "\"done\": false");
     let aside = ruined.aside().remove(0);
-    // Noted and not yet renamed; renamed and no fresh one yet; the fresh one begun.
-    for step in 0..3 {
+    // Noted and not yet renamed; renamed and no fresh one yet; the fresh one begun; and the note ruined in the end.
+    for step in 0..4 {
         for name in ["leads.db", "leads.db-wal", "leads.db-shm"] {
             let _ = std::fs::remove_file(ruined.home.path(name));
         }
         let _ = std::fs::remove_file(&aside);
-        std::fs::write(ruined.home.path("leads.db.damage"), &note).unwrap();
+        std::fs::write(ruined.home.path("leads.db.damage"), if step == 3 { "{" } else { &note }).unwrap();
         std::fs::write(if step == 0 { ruined.home.database() } else { aside.clone() }, &damaged).unwrap();
         if step == 2 {
             std::fs::write(ruined.home.database(), "").unwrap();
@@ -373,6 +373,38 @@ fn put_aside_half_way_it_is_finished_by_the_next_start() {
         nothing_more_is_lost(&ruined, &[2].into());
         daemon.stop();
     }
+}
+
+#[test]
+fn damage_that_stops_the_writer_ends_the_daemon_and_the_next_start_saves() {
+    let ruined = Ruined::new(true, |_| ());
+    ruined.home.ok(&["queue", "pause", "crm"]);
+    let mut daemon = Daemon::start(&ruined.home);
+    let client = Client::new(daemon.address);
+    let mut database = std::fs::read(ruined.home.database()).unwrap();
+    let root: i64 = {
+        let conn = rusqlite::Connection::open_with_flags(ruined.home.database(), rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+        conn.query_row("SELECT rootpage FROM sqlite_schema WHERE name = 'event'", [], |r| r.get(0)).unwrap()
+    };
+    ruin_page(&mut database, root as usize, &mut fastrand::Rng::with_seed(1));
+    let at = (root as usize - 1) * PAGE;
+    let file = std::fs::File::options().write(true).open(ruined.home.database()).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &database[at..at + PAGE], at as u64).unwrap();
+    // Another process's change makes the writer read the file again.
+    ruined.home.ok(&["queue", "resume", "crm"]);
+    let mut acknowledged = Vec::new();
+    eventually("it ends", || {
+        let answer = client.try_json("POST", "/api/v1/leads", &json!({"name":"Refused, or kept"}));
+        acknowledged.extend(answer.filter(|a| a.status == 201).map(|a| a.json()["id"].as_str().unwrap().to_owned()));
+        daemon.ended()
+    });
+    assert!(daemon.log().contains("begins anew"), "{}", daemon.log());
+    drop(daemon);
+    let (_daemon, client, _) = recover(&ruined);
+    for id in acknowledged {
+        assert_eq!(client.get(&format!("/api/v1/leads/{id}")).status, 200, "{id} was acknowledged");
+    }
+    nothing_more_is_lost(&ruined, &[root as usize].into());
 }
 
 #[test]

@@ -94,10 +94,10 @@ pub fn settle(path: &Path, note: &Note) -> Result<(), Error> {
             for suffix in ["-wal", "-shm", ""] {
                 match std::fs::rename(beside(path, suffix), beside(&aside, suffix)) {
                     Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                    renamed => renamed.map_err(failed)?,
+                    // One by one: the disk may keep renames in any order until it is told.
+                    renamed => renamed.map_err(failed).and_then(|()| sync_folder(path))?,
                 }
             }
-            sync_folder(path)?;
         }
         if let Some(restored) = &entry.restored
             && !path.exists()

@@ -139,9 +139,13 @@ pub struct Note {
 }
 
 impl Note {
-    /// The note beside the database at `path`.
+    /// The note beside the database at `path`. If it cannot be read, all that was put aside counts as not carried over: twice is once.
     pub fn load(path: &Path) -> Self {
-        read(&beside(path, ".damage")).unwrap_or_default()
+        let file = beside(path, ".damage");
+        if !file.exists() {
+            return Self::default();
+        }
+        read(&file).unwrap_or_else(|| Self { damaged: None, files: found_aside(path) })
     }
 
     /// Keeps it. An empty one is taken away.
@@ -155,6 +159,16 @@ impl Note {
         }
         write(&file, self)
     }
+}
+
+fn found_aside(path: &Path) -> Vec<Entry> {
+    let start = format!("{}.damaged-", path.file_name().unwrap_or_default().to_string_lossy());
+    let names = std::fs::read_dir(folder(path)).into_iter().flatten().flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> = names.filter(|n| n.starts_with(&start) && !n.ends_with("-wal") && !n.ends_with("-shm")).collect();
+    names.sort();
+    let found = "what was noted about it is lost".to_owned();
+    let identity = Identity::load(path);
+    names.into_iter().map(|file| Entry { file, found: found.clone(), identity: identity.clone(), ..Entry::default() }).collect()
 }
 
 /// What people are told about damage.
@@ -225,7 +239,7 @@ fn read<T: for<'d> Deserialize<'d>>(path: &Path) -> Option<T> {
     let bytes = std::fs::read(path).ok()?;
     let read = serde_json::from_slice(&bytes);
     if let Err(e) = &read {
-        log::error!("{} is not readable and is taken as missing: {e}", path.display());
+        log::error!("{} is not readable: {e}", path.display());
     }
     read.ok()
 }

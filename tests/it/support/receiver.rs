@@ -119,8 +119,6 @@ impl Receiver {
             set_socket_reuseaddr(&socket, true).expect("its option");
             // For a moment the port may be the near end of somebody else's connection.
             eventually("the receiver's port is free", || bind(&socket, &self.address).is_ok());
-            // Reused only to get past connections that linger: a port bound for reuse may be given to the next who asks for any.
-            set_socket_reuseaddr(&socket, false).expect("its option");
             self.port = Some(socket);
         }
     }
