@@ -182,7 +182,7 @@ fn a_backup_of_another_lineage_or_a_bad_one_is_told_from_a_good_one() {
     fails(&home, &["restore", text.to_str().unwrap()], "no database of leadsbotd");
     let mut bytes = std::fs::read(home.path("copy.db")).unwrap();
     let end = bytes.len();
-    bytes[end - 1024..].fill(7);
+    bytes[end - 4096..].fill(7);
     std::fs::write(&text, bytes).unwrap();
     fails(&home, &["restore", text.to_str().unwrap()], "not whole");
     assert_eq!(leads(&home), [kept[0].clone()].into(), "a bad backup changes nothing");
@@ -206,9 +206,9 @@ fn check_names_rows_that_do_not_fit_together_and_repair_puts_them_right() {
     daemon.stop();
     assert!(home.ok(&["repair"]).contains("nothing is wrong"));
     for (broken, said) in [
-        ("INSERT INTO ready VALUES (1, 999)", "its event is not there"),
+        ("INSERT INTO ready (dest, event) VALUES (1, 999)", "its event is not there"),
         ("INSERT INTO history VALUES (1, 1, 0, 1, 'delivered', 200)", "is in ready and in history"),
-        ("INSERT INTO ready VALUES (77, 1)", "destination that nobody knows"),
+        ("INSERT INTO ready (dest, event) VALUES (77, 1)", "destination that nobody knows"),
         (
             "DELETE FROM ready WHERE event = 2; INSERT INTO waiting VALUES (1, 2, 9223372036854775807, 0, 0, 0, NULL, NULL)",
             "nothing it could wait for",
@@ -228,7 +228,7 @@ fn check_names_rows_that_do_not_fit_together_and_repair_puts_them_right() {
         }
         std::fs::write(home.database(), saved).unwrap();
     }
-    sql(&home, "INSERT INTO ready VALUES (1, 999)");
+    sql(&home, "INSERT INTO ready (dest, event) VALUES (1, 999)");
     let daemon = Daemon::start(&home);
     fails(&home, &["repair"], "another leadsbotd is running");
     daemon.stop();
