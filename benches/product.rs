@@ -19,8 +19,10 @@ use tempfile::TempDir;
 
 /// The secret that signs what is delivered.
 pub const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+/// Between a delivery and the next visitor.
+const NEXT: Duration = Duration::from_millis(70);
 /// Longer than outcomes wait for a capture to share a commit with: after it, what was delivered is on the disk.
-const FLUSHED: Duration = Duration::from_millis(70);
+const FLUSHED: Duration = Duration::from_millis(1200);
 /// Nothing that must come is waited for any longer than this.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What the first seconds after a start bring is not the idle state.
@@ -272,12 +274,13 @@ pub fn written(folder: &Path, together: usize, apart: bool, until: Instant) -> R
     let mut leads = 1;
     arrived(&sink, leads)?;
     std::thread::sleep(FLUSHED);
+    let pause = if apart { FLUSHED } else { NEXT };
     let (before, file_before, first) = (daemon.cost()?.disk_bytes, home.file_bytes()?, leads);
     while Instant::now() < until {
         visitors.post()?;
         leads += u64::try_from(together)?;
         arrived(&sink, leads)?;
-        std::thread::sleep(FLUSHED);
+        std::thread::sleep(pause);
         if apart && !Command::new("sync").arg("-f").arg(home.database()).status()?.success() {
             return Err("sync -f failed".into());
         }

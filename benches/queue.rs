@@ -187,7 +187,7 @@ impl Filled {
             time("oldest", 16, begun);
             let begun = Instant::now();
             for _ in 0..4 {
-                self.store.read(|view| view.counts(self.dest))?;
+                self.store.counts(self.dest)?;
             }
             time("counts", 4, begun);
             let jobs = self.claim(OUTCOMES)?;

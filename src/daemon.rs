@@ -23,7 +23,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// Attempts under way at a stop may take this long to finish.
 const LANES_STOP: Duration = Duration::from_secs(10);
 /// How often it is looked whether the daemon can go on.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// A writer that takes longer to come round than this is not fed to the watchdog.
 const WRITER_PATIENCE: Duration = Duration::from_secs(10);
 

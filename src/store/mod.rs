@@ -79,7 +79,7 @@ impl Options {
             queue_bytes_max: 4 << 20,
             batch_max: 512,
             batch_bytes_max: 1 << 20,
-            flush_after: Duration::from_millis(50),
+            flush_after: Duration::from_secs(1),
             flush_at: 128,
             clock_trusted: false,
             limits: Limits::default(),

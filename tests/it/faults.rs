@@ -40,7 +40,7 @@ fn killed_at_the_nth_write_or_sync_every_acknowledged_lead_survives() {
     if !strace() {
         return;
     }
-    for call in ["pwrite64", "fsync"] {
+    for call in ["pwrite64", "fdatasync"] {
         let mut survived = false;
         // The step skips some calls of the long run; the first dozens, where the file is made, are all met.
         let mut n = 1;
@@ -69,14 +69,14 @@ fn a_write_or_sync_that_fails_refuses_the_lead_and_keeps_the_others() {
     if !strace() {
         return;
     }
-    for (call, error) in [("pwrite64", "ENOSPC"), ("pwrite64", "EIO"), ("fsync", "EIO")] {
+    for (call, error) in [("pwrite64", "ENOSPC"), ("pwrite64", "EIO"), ("fdatasync", "EIO")] {
         // Calls that belong to a start that fails are met by the test above; here the daemon is up when the fault comes.
         let mut met = 0;
         for n in (60..200).step_by(9) {
             let receiver = Receiver::well();
             let home = Home::new(&Home::webhook("crm", &receiver.url(), ""));
             Daemon::start(&home).stop();
-            let when = if call == "fsync" { n / 12 } else { n };
+            let when = if call == "fdatasync" { n / 12 } else { n };
             let inject = format!("inject={call}:error={error}:when={when}");
             let Ok(mut daemon) = Daemon::traced(&home, &["-e", &format!("trace={call}"), "-o", "/dev/null", "-e", &inject]) else {
                 recovers(&home, &receiver, &BTreeSet::new(), 0, &format!("{call} {error} {n}"));
@@ -151,7 +151,7 @@ fn a_slow_disk_means_503_with_retry_after_and_never_a_lost_lead() {
     let receiver = Receiver::well();
     let home = Home::new(&Home::webhook("crm", &receiver.url(), ""));
     Daemon::start(&home).stop();
-    let daemon = Daemon::traced(&home, &["-e", "trace=fsync", "-o", "/dev/null", "-e", "inject=fsync:delay_enter=500000:when=3+"])
+    let daemon = Daemon::traced(&home, &["-e", "trace=fdatasync", "-o", "/dev/null", "-e", "inject=fdatasync:delay_enter=500000:when=3+"])
         .expect("it starts");
     let big = "x".repeat(8000);
     let answers: Vec<Option<Answer>> = std::thread::scope(|scope| {
