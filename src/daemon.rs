@@ -11,7 +11,8 @@ use crate::intake::Router;
 use crate::mapping::Event;
 use crate::store::{self, Damage, Level, Room, Route, Store, Writer};
 use crate::time::{Clock, human};
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,6 +25,8 @@ const DRAIN: Duration = Duration::from_secs(5);
 const LANES_STOP: Duration = Duration::from_secs(10);
 /// How often it is looked whether the daemon can go on.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
+/// An edge that takes longer to answer is not fed to the watchdog.
+const EDGE_PATIENCE: Duration = Duration::from_secs(10);
 /// A writer that takes longer to come round than this is not fed to the watchdog.
 const WRITER_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -125,9 +128,9 @@ impl Daemon {
         Ok(())
     }
 
-    /// Whether the writer commits and the lanes' threads live.
+    /// Whether the edge answers, the writer commits and the lanes' threads live.
     pub fn well(&self) -> bool {
-        self.store.ping(WRITER_PATIENCE).is_ok() && self.lanes.alive()
+        self.addresses.first().is_none_or(|address| answers(*address)) && self.store.ping(WRITER_PATIENCE).is_ok() && self.lanes.alive()
     }
 
     /// Stops in order; returns when all is on the disk, or its deadlines have passed.
@@ -141,6 +144,26 @@ impl Daemon {
         self.store.lived();
         self.runtime.shutdown_background();
     }
+}
+
+/// Whether somebody who asks at this address gets an answer, be it that there are too many just now.
+fn answers(address: SocketAddr) -> bool {
+    let ask = || -> std::io::Result<bool> {
+        // Where it listens at every address it listens at its own.
+        let own = match address.ip() {
+            ip if !ip.is_unspecified() => ip,
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        };
+        let mut stream = TcpStream::connect_timeout(&SocketAddr::new(own, address.port()), EDGE_PATIENCE)?;
+        stream.set_read_timeout(Some(EDGE_PATIENCE))?;
+        stream.set_write_timeout(Some(EDGE_PATIENCE))?;
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut start = [0; 5];
+        stream.read_exact(&mut start)?;
+        Ok(start == *b"HTTP/")
+    };
+    ask().unwrap_or(false)
 }
 
 /// How long deliveries wait after this many daemons in a row ended soon after their start: leads are taken at once all the same, and
@@ -271,7 +294,9 @@ pub fn run(config: &Config, path: &Path, clock: Arc<dyn Clock>) -> Result<(), Da
     }
     log::info!("leads are kept in {}; destinations: {}", config.storage.path.display(), destinations(config));
     tell_systemd(&[sd_notify::NotifyState::Ready]);
-    let feed_every = sd_notify::watchdog_enabled().map_or(LOOK_EVERY, |limit| (limit / 3).min(LOOK_EVERY));
+    let limit = sd_notify::watchdog_enabled();
+    let watched = limit.is_some();
+    let feed_every = limit.map_or(LOOK_EVERY, |limit| (limit / 3).min(LOOK_EVERY));
     let mut long_enough = {
         let _context = signals.enter();
         Box::pin(tokio::time::sleep(LONG_ENOUGH))
@@ -307,8 +332,9 @@ pub fn run(config: &Config, path: &Path, clock: Arc<dyn Clock>) -> Result<(), Da
                 return Err(store::Error::Damaged("see the log; start the daemon again, it puts the file aside".to_owned()).into());
             }
             // Fed only while the main job is done: a process that is merely alive is to be restarted.
+            Heard::Feed if !watched => {}
             Heard::Feed if daemon.well() => tell_systemd(&[sd_notify::NotifyState::Watchdog]),
-            Heard::Feed => log::error!("the writer does not come round or a lane has ended; the watchdog is not fed"),
+            Heard::Feed => log::error!("the edge does not answer, the writer does not come round, or a lane has ended; the watchdog is not fed"),
         }
     }
     log::info!("stopping");
