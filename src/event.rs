@@ -265,7 +265,7 @@ pub fn matches(patterns: &[String], kind: &str) -> bool {
 }
 
 /// An invented person, for tests of a connection; recognisable as one.
-fn sample_lead() -> Lead {
+pub fn sample_lead() -> Lead {
     Lead {
         id: LEAD_ID_OPEN.to_owned(),
         name: Some("Jane Smith".to_owned()),
