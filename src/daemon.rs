@@ -334,7 +334,9 @@ pub fn run(config: &Config, path: &Path, clock: Arc<dyn Clock>) -> Result<(), Da
             // Fed only while the main job is done: a process that is merely alive is to be restarted.
             Heard::Feed if !watched => {}
             Heard::Feed if daemon.well() => tell_systemd(&[sd_notify::NotifyState::Watchdog]),
-            Heard::Feed => log::error!("the edge does not answer, the writer does not come round, or a lane has ended; the watchdog is not fed"),
+            Heard::Feed => {
+                log::error!("the edge does not answer, the writer does not come round, or a lane has ended; the watchdog is not fed")
+            }
         }
     }
     log::info!("stopping");

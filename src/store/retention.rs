@@ -49,7 +49,8 @@ impl Forgetting {
             if now < self.next && !(short && history_is_there(conn)?) {
                 return Ok(false);
             }
-            self.phase = Phase::Settle;
+            // Out of turn, for want of room, only history is looked at.
+            self.phase = if now < self.next { Phase::History { after: (0, 0) } } else { Phase::Settle };
         }
         let keep = space.limits().keep;
         self.phase = match self.phase {
@@ -74,7 +75,9 @@ impl Forgetting {
                 if give_back(conn)? {
                     Phase::Vacuum
                 } else {
-                    self.next = now.after(EVERY);
+                    if now >= self.next {
+                        self.next = now.after(EVERY);
+                    }
                     Phase::Rest
                 }
             }
