@@ -106,7 +106,7 @@ impl Daemon {
         let lanes = Arc::new(Lanes::new(store.clone(), pause_after(store.short_lives())));
         let live = assign(config, &store, &lanes)?;
         let edge = Arc::new(Edge::new(live, store.clone(), Arc::clone(&lanes)));
-        announce_shortage(&store, &edge);
+        announce_alarms(&store, &edge);
         let (stop, stopped) = watch::channel(false);
         let addresses = server.addresses.clone();
         let filters = Filters(edge.router());
@@ -226,10 +226,17 @@ impl Route for Filters {
     }
 }
 
-/// From now on `storage.low` goes to the destinations that ask for it, whenever room gets shorter.
-fn announce_shortage(store: &Store, edge: &Arc<Edge>) {
+/// From now on `storage.low` and `storage.wear` go to the destinations that ask for them, whenever room gets shorter and when more is
+/// written than the day's budget.
+fn announce_alarms(store: &Store, edge: &Arc<Edge>) {
     // The store must not keep the edge alive, which keeps the store alive.
     let edge = Arc::downgrade(edge);
+    let worn = edge.clone();
+    store.on_wear(move |day, budget| {
+        if let Some(edge) = worn.upgrade() {
+            edge.announce_wear(day, budget);
+        }
+    });
     let tell = move |room: &Room| {
         if let Some(edge) = edge.upgrade().filter(|_| room.level > Level::Well) {
             edge.announce_shortage(room);

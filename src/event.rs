@@ -22,14 +22,23 @@ pub enum Kind {
     LeadReplied,
     /// `storage.low`: about the device, not about a lead.
     StorageLow,
+    /// `storage.wear`: likewise.
+    StorageWear,
     /// `test.ping`
     TestPing,
 }
 
 impl Kind {
     /// All kinds this version makes.
-    pub const ALL: [Kind; 6] =
-        [Kind::LeadCreated, Kind::LeadUpdated, Kind::LeadStatusChanged, Kind::LeadReplied, Kind::StorageLow, Kind::TestPing];
+    pub const ALL: [Kind; 7] = [
+        Kind::LeadCreated,
+        Kind::LeadUpdated,
+        Kind::LeadStatusChanged,
+        Kind::LeadReplied,
+        Kind::StorageLow,
+        Kind::StorageWear,
+        Kind::TestPing,
+    ];
 
     /// The published name.
     pub const fn name(self) -> &'static str {
@@ -39,6 +48,7 @@ impl Kind {
             Kind::LeadStatusChanged => "lead.status_changed",
             Kind::LeadReplied => "lead.replied",
             Kind::StorageLow => "storage.low",
+            Kind::StorageWear => "storage.wear",
             Kind::TestPing => "test.ping",
         }
     }
@@ -170,9 +180,21 @@ impl Draft {
 
     /// An invented event of this kind, for tests of a connection and of expressions.
     pub fn sample(kind: Kind, at: Wall, context: &Context) -> Result<Self, Unserialisable> {
-        if kind == Kind::StorageLow {
-            let data = [("level", "low".into()), ("used_bytes", 900.into()), ("max_bytes", 1000.into()), ("free_bytes", 5000.into())];
-            let data = data.map(|(name, value): (&str, Value)| (name.to_owned(), value)).into_iter().collect();
+        let of_device: Option<&[(&str, Value)]> = match kind {
+            Kind::StorageLow => {
+                Some(&[("level", "low".into()), ("used_bytes", 900.into()), ("max_bytes", 1000.into()), ("free_bytes", 5000.into())])
+            }
+            Kind::StorageWear => Some(&[
+                ("day", "2026-11-23".into()),
+                ("written_bytes", 1_200_000.into()),
+                ("budget_bytes", 1_000_000.into()),
+                ("leads", 20.into()),
+                ("deliveries", 40.into()),
+            ]),
+            _ => None,
+        };
+        if let Some(data) = of_device {
+            let data = data.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
             return Self::of_device(kind, at, &data, context);
         }
         let mut lead = sample_lead();
@@ -292,7 +314,7 @@ fn sample_detail(kind: Kind) -> Detail {
                 Reply { text: "This is a test.".to_owned(), channel: text("email"), direction: "outbound".to_owned(), author: None };
             Detail { reply: Some(reply), ..Detail::default() }
         }
-        Kind::LeadCreated | Kind::StorageLow | Kind::TestPing => Detail::default(),
+        Kind::LeadCreated | Kind::StorageLow | Kind::StorageWear | Kind::TestPing => Detail::default(),
     }
 }
 

@@ -5,9 +5,9 @@ use crate::event::{Context, Detail, Device, Draft, Kind, LEAD_ID_OPEN, Unseriali
 use crate::id::IdKey;
 use crate::lead::{Fault, Lead, Limits, Patch, Reply, Submission};
 use crate::mapping::Event;
-use crate::store::{Changes, NewEvent, Record, Room, Target};
+use crate::store::{Changes, Day, NewEvent, Record, Room, Target};
 use crate::time::Wall;
-use serde_json::Map;
+use serde_json::{Map, Value};
 use std::sync::Arc;
 
 /// Who gets what, as configured at the moment.
@@ -82,13 +82,38 @@ impl Router {
 
     /// `storage.low`: room is getting short, or there is none.
     pub fn storage_low(&self, ids: &IdKey, room: &Room, clock: &'static str, now: Wall) -> Result<NewEvent, IntakeError> {
-        let mut data = Map::new();
-        data.insert("level".to_owned(), room.level.name().into());
-        data.insert("used_bytes".to_owned(), room.used.into());
-        data.insert("max_bytes".to_owned(), room.max.into());
-        data.insert("free_bytes".to_owned(), room.free.into());
+        let data = [
+            ("level", room.level.name().into()),
+            ("used_bytes", room.used.into()),
+            ("max_bytes", room.max.into()),
+            ("free_bytes", room.free.into()),
+        ];
+        self.of_device(ids, Kind::StorageLow, data, clock, now)
+    }
+
+    /// `storage.wear`: more was written on a day than its budget of so many bytes.
+    pub fn storage_wear(&self, ids: &IdKey, day: &Day, budget: u64, clock: &'static str, now: Wall) -> Result<NewEvent, IntakeError> {
+        let data = [
+            ("day", day.date().into()),
+            ("written_bytes", day.bytes.into()),
+            ("budget_bytes", budget.into()),
+            ("leads", day.leads.into()),
+            ("deliveries", day.deliveries.into()),
+        ];
+        self.of_device(ids, Kind::StorageWear, data, clock, now)
+    }
+
+    fn of_device<const N: usize>(
+        &self,
+        ids: &IdKey,
+        kind: Kind,
+        data: [(&str, Value); N],
+        clock: &'static str,
+        now: Wall,
+    ) -> Result<NewEvent, IntakeError> {
+        let data: Map<String, Value> = data.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let context = Context { device: self.device.clone(), channel: "device", clock, ..Context::default() };
-        let draft = Draft::of_device(Kind::StorageLow, now, &data, &context).map_err(IntakeError::Event)?;
+        let draft = Draft::of_device(kind, now, &data, &context).map_err(IntakeError::Event)?;
         self.addressed(ids, draft)
     }
 

@@ -73,6 +73,9 @@ pub enum Hold {
 }
 
 impl Hold {
+    /// All of them.
+    pub const ALL: [Hold; 5] = [Hold::Offline, Hold::Clock, Hold::Throttled, Hold::Failing, Hold::Blocked];
+
     /// The word used in the log, the database and JSON.
     pub const fn name(self) -> &'static str {
         match self {

@@ -5,13 +5,16 @@ use super::body::{self, Kind};
 use super::public::{Visitor, created, wait};
 use super::{Edge, Live};
 use crate::event;
+use crate::id::IdKey;
+use crate::intake::{IntakeError, Router};
 use crate::lead::{Patch, Reply, Trust, check_status};
-use crate::store::{ChangeFn, Done, Error, Level, PutAside, Record, Room, View};
+use crate::store::{ChangeFn, Day, Done, Error, Level, NewEvent, PutAside, Record, Room, View};
 use crate::time::Wall;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Request, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -161,13 +164,35 @@ impl Edge {
 
     /// Tells the destinations that ask for it that room is short. Called from the writer's thread.
     pub fn announce_shortage(&self, room: &Room) {
+        self.announce(|router, ids, clock, now| router.storage_low(ids, room, clock, now));
+    }
+
+    /// Tells the destinations that ask for it that more was written today than the budget allows. Called from the writer's thread.
+    pub fn announce_wear(&self, day: &Day, budget: u64) {
+        self.announce(|router, ids, clock, now| router.storage_wear(ids, day, budget, clock, now));
+    }
+
+    fn announce(&self, make: impl FnOnce(&Router, &IdKey, &'static str, Wall) -> Result<NewEvent, IntakeError>) {
         let line = self.store.timeline();
         let clock = if line.trusted() { event::TRUSTED } else { event::UNTRUSTED };
-        match self.live().router.storage_low(self.store.ids(), room, clock, line.wall()) {
+        match make(&self.live().router, self.store.ids(), clock, line.wall()) {
             Ok(event) if event.targets.is_empty() => {}
             Ok(event) => self.store.announce(event),
-            Err(e) => log::error!("storage.low could not be made: {e}"),
+            Err(e) => log::error!("an event about the device could not be made: {e}"),
         }
+    }
+
+    /// Whether names and figures may be told: to holders of a token, and on this machine itself.
+    pub(super) fn insider(live: &Live, peer: IpAddr, headers: &HeaderMap) -> Result<(), Refusal> {
+        // A proxy on this machine makes everybody look local.
+        let forwarded = ["x-forwarded-for", "forwarded"].iter().any(|name| headers.contains_key(*name));
+        if peer.to_canonical().is_loopback() && !forwarded { Ok(()) } else { Self::authorised(live, headers).map(drop) }
+    }
+
+    /// `GET /metrics`.
+    pub(super) async fn figures(self: &Arc<Self>) -> Result<Answer, Refusal> {
+        let edge = Arc::clone(self);
+        blocking(move || edge.metrics()).await?
     }
 
     /// `GET /readyz`: can leads be taken, and how each destination is. Names and reasons only for token holders and this machine itself.

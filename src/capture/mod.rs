@@ -7,6 +7,7 @@ mod api;
 mod body;
 mod form;
 mod limit;
+mod metrics;
 mod pages;
 mod public;
 mod server;
@@ -121,12 +122,20 @@ pub struct Edge {
     lanes: Arc<Lanes>,
     rates: limit::Rates,
     pages: pages::Pages,
+    answers: metrics::Answers,
 }
 
 impl Edge {
     /// Puts the parts together.
     pub fn new(live: Live, store: Store, lanes: Arc<Lanes>) -> Self {
-        Self { live: Mutex::new(Arc::new(live)), store, lanes, rates: limit::Rates::default(), pages: pages::Pages::new() }
+        Self {
+            live: Mutex::new(Arc::new(live)),
+            store,
+            lanes,
+            rates: limit::Rates::default(),
+            pages: pages::Pages::new(),
+            answers: metrics::Answers::default(),
+        }
     }
 
     /// From the next request on, answers are given by this.

@@ -248,7 +248,9 @@ impl Edge {
         let live = self.live();
         let visitor = Visitor { ip: client(&live, peer, request.headers()) };
         // The body of an answer to HEAD is left out by hyper, which knows its length from it.
-        self.route(&live, peer, visitor, request).await
+        let answer = self.route(&live, peer, visitor, request).await;
+        self.answers.count(answer.status());
+        answer
     }
 
     async fn route(self: &Arc<Self>, live: &Arc<Live>, peer: IpAddr, visitor: Visitor, request: Request<Incoming>) -> Answer {
@@ -286,13 +288,12 @@ impl Edge {
                 Err(refusal) => refusal.json(),
             },
             ["healthz"] if get => self.health().await.unwrap_or_else(|r| r.json()),
-            ["readyz"] if get => {
-                // A proxy on this machine makes everybody look local.
-                let forwarded = ["x-forwarded-for", "forwarded"].iter().any(|name| headers.contains_key(*name));
-                let open = peer.to_canonical().is_loopback() && !forwarded || Self::authorised(live, &headers).is_ok();
-                self.ready(open).await.unwrap_or_else(|r| r.json())
-            }
-            ["healthz" | "readyz"] | ["assets", "page.css"] => Refusal::method("GET").json(),
+            ["readyz"] if get => self.ready(Self::insider(live, peer, &headers).is_ok()).await.unwrap_or_else(|r| r.json()),
+            ["metrics"] if get => match Self::insider(live, peer, &headers) {
+                Ok(()) => self.figures().await.unwrap_or_else(|r| r.json()),
+                Err(refusal) => self.rate(live, visitor).err().unwrap_or(refusal).json(),
+            },
+            ["healthz" | "readyz" | "metrics"] | ["assets", "page.css"] => Refusal::method("GET").json(),
             _ => self.missing(live, &headers),
         }
     }

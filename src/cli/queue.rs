@@ -4,10 +4,10 @@ use super::output::{hint, plain, say, say_json, table};
 use super::{Cli, Failure, desk, names, storage, when};
 use crate::config::Config;
 use crate::id::IdKey;
-use crate::store::{Desk, Destination, Entry};
+use crate::store::{Day, Desk, Destination, Entry, Worn, human_bytes, life};
 use crate::time::{Clock, SystemClock, Wall, human};
 use clap::{Args, Subcommand};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::Duration;
 
 #[derive(Debug, Subcommand)]
@@ -197,16 +197,18 @@ fn confirmed(question: &str) -> Result<bool, Failure> {
 }
 
 fn status(cli: &Cli, desk: &mut Desk, running: bool) -> Result<(), Failure> {
-    let rows = desk.read(|v| {
+    let (rows, worn) = desk.read(|v| {
         let mut rows = Vec::new();
         for d in v.destinations()? {
             rows.push((v.counts(d.dest)?, v.oldest(d.dest)?, d));
         }
-        Ok(rows)
+        Ok((rows, v.worn()?))
     })?;
     // Only to say which queues nobody serves; a configuration that cannot be read here (its secrets, say) is no reason to fail.
-    let configured: Option<Vec<String>> =
-        Config::check(&cli.config).ok().map(|c| c.destinations.iter().map(|d| d.spec.name.clone()).collect());
+    let config = Config::check(&cli.config).ok();
+    let configured: Option<Vec<String>> = config.as_ref().map(|c| c.destinations.iter().map(|d| d.spec.name.clone()).collect());
+    let endurance = config.and_then(|c| c.storage.limits.card_endurance);
+    let worn = worn.filter(Worn::is_measured);
     let now = SystemClock.wall();
     let age = |at: Wall| human(Duration::from_millis(u64::try_from(now.0.saturating_sub(at.0)).unwrap_or(0)));
     let state = |d: &Destination| match (&configured, d.paused) {
@@ -222,11 +224,15 @@ fn status(cli: &Cli, desk: &mut Desk, running: bool) -> Result<(), Failure> {
                     "ready": c.ready, "retrying": c.retrying, "held": c.held, "dead": c.dead, "oldest": oldest.map(Wall::rfc3339) })
             })
             .collect();
-        say_json(&json!({ "daemon_running": running, "destinations": destinations, "storage": storage::known(cli)? }));
+        say_json(&json!({ "daemon_running": running, "destinations": destinations, "storage": storage::known(cli)?,
+            "wear": worn.map(|w| wear_json(&w, endurance)) }));
         return Ok(());
     }
     storage::warn(cli)?;
     say(if running { "the daemon is running" } else { "the daemon is not running with this database; states are as it last told" });
+    if let Some(worn) = &worn {
+        say(&wear_line(worn, endurance));
+    }
     if rows.is_empty() {
         say("no destination was ever configured");
         return Ok(());
@@ -259,6 +265,27 @@ fn status(cli: &Cli, desk: &mut Desk, running: bool) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// What was written, as the daemon noted it along with one of its latest writes.
+fn wear_line(worn: &Worn, endurance: Option<u64>) -> String {
+    let day = worn.today;
+    let each = day.bytes_per_lead().map_or_else(String::new, |bytes| format!(" ({} a lead)", human_bytes(bytes)));
+    let life = endurance.map_or_else(String::new, |endurance| format!("; {}", life(worn.card_days(endurance), endurance)));
+    format!(
+        "written to the card on {} (as of {}): {} for {} leads and {} deliveries{each}{life}",
+        day.date(),
+        worn.at().rfc3339(),
+        human_bytes(day.bytes),
+        day.leads,
+        day.deliveries
+    )
+}
+
+fn wear_json(worn: &Worn, endurance: Option<u64>) -> Value {
+    let day = |d: &Day| json!({ "day": d.date(), "written_bytes": d.bytes, "leads": d.leads, "deliveries": d.deliveries });
+    json!({ "noted_at": worn.at().rfc3339(), "today": day(&worn.today), "finished": worn.finished.iter().map(day).collect::<Vec<_>>(),
+        "bytes_a_day": worn.pace(), "card_life_days": endurance.map(|endurance| worn.card_days(endurance)) })
 }
 
 fn list(cli: &Cli, desk: &mut Desk, name: Option<&str>, state: Option<&str>, limit: i64) -> Result<(), Failure> {

@@ -181,6 +181,8 @@ fn storage(table: &Table<'_, '_, '_>) -> Storage {
         table.fault_of("max_bytes", format!("must be at least {MAX_BYTES_LEAST}, or 0 for no limit"));
     }
     let reserve_bytes = table.number("reserve_bytes", 0..=(1 << 30), d.reserve_bytes);
+    let write_budget = table.number("write_budget_per_day", 0..=(1 << 50), d.write_budget.unwrap_or(0));
+    let card_endurance = table.number("card_endurance_bytes", 0..=(1 << 60), d.card_endurance.unwrap_or(0));
     let retention = table.table("retention");
     let days = |key, default: u32| u32::try_from(retention.number(key, 0..=36_500, u64::from(default))).unwrap_or(default);
     let keep = store::Retention {
@@ -196,7 +198,14 @@ fn storage(table: &Table<'_, '_, '_>) -> Storage {
     }
     retention.finish();
     table.finish();
-    Storage { path, limits: store::Limits { max_bytes: (max_bytes > 0).then_some(max_bytes), reserve_bytes, keep } }
+    let limits = store::Limits {
+        max_bytes: (max_bytes > 0).then_some(max_bytes),
+        reserve_bytes,
+        keep,
+        write_budget: (write_budget > 0).then_some(write_budget),
+        card_endurance: (card_endurance > 0).then_some(card_endurance),
+    };
+    Storage { path, limits }
 }
 
 fn read(report: &Report<'_>, root: &DeTable<'_>) -> Config {

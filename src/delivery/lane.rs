@@ -8,7 +8,7 @@ use crate::destination::{Answer, Class, Spec, Verdict, judge, webhook};
 use crate::retry::{Change, Fate, Lane as Rules, Permit, Tried};
 use crate::store::{End, Error, Job, Letter, Outcome, Store, Watcher};
 use crate::time::{Tick, Wall, human};
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -47,6 +47,8 @@ pub struct Status {
     pub since: Option<Wall>,
     /// Why, if not open.
     pub reason: String,
+    /// Attempts since the daemon's start, by what came of them.
+    pub attempts: BTreeMap<Class, u64>,
 }
 
 /// One destination's lane.
@@ -96,6 +98,7 @@ struct Inner {
     paused: bool,
     nudge: Option<i64>,
     told: (&'static str, Option<Wall>, String),
+    attempts: BTreeMap<Class, u64>,
 }
 
 /// Where the writer leaves word. Its lock is held for a few instructions only.
@@ -193,6 +196,7 @@ impl Lane {
                 paused: false,
                 nudge: None,
                 told: ("open", None, String::new()),
+                attempts: BTreeMap::new(),
             }),
             ear,
             crew: Mutex::default(),
@@ -267,7 +271,7 @@ impl Lane {
         }
         let inner = self.inner();
         let (state, since, reason) = if inner.paused { ("paused", None, String::new()) } else { inner.told.clone() };
-        Some(Status { name: self.name(), dest: self.dest, state, since, reason })
+        Some(Status { name: self.name(), dest: self.dest, state, since, reason, attempts: inner.attempts.clone() })
     }
 
     fn run(&self, index: usize) {
@@ -505,6 +509,7 @@ impl Lane {
         let (fate, change) = inner.rules.judged(&verdict, tried, now, fastrand::f64());
         let attempts = job.attempts.saturating_add(1);
         let Verdict { class, code, status, reason, answer, .. } = verdict;
+        *inner.attempts.entry(class).or_default() += 1;
         log::debug!("destination {}: {event_id} attempt {attempts}: {class} {code}: {reason}", spec.name);
         if own_trouble && job.attempts == 0 {
             log::warn!("destination {}: {event_id} is refused while others get through; it waits alone: {reason}", spec.name);

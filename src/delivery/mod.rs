@@ -4,7 +4,7 @@ mod lane;
 mod resolver;
 mod transport;
 
-pub use lane::{Lane, Step};
+pub use lane::{Lane, Status, Step};
 pub use resolver::is_local;
 pub use transport::{Http, Network, Transport, certificates, proxy_is_usable};
 
@@ -77,7 +77,7 @@ impl Lanes {
     }
 
     /// A line a lane for the readiness page.
-    pub fn status(&self) -> Vec<lane::Status> {
+    pub fn status(&self) -> Vec<Status> {
         self.lanes().values().filter_map(|l| l.status()).collect()
     }
 

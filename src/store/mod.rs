@@ -17,6 +17,7 @@ mod schema;
 mod space;
 mod stamp;
 mod view;
+mod wear;
 mod writer;
 
 pub use backup::{Restore, backup, condemn, fault, restore};
@@ -32,6 +33,8 @@ pub use schema::VERSION;
 use space::Space;
 pub use space::{Level, Limits, Report as Room, Retention};
 pub use view::View;
+use wear::Wear;
+pub use wear::{Day, Report as Worn, human_bytes, life};
 
 use crate::event::{Draft, Kind};
 use crate::id::{IdKey, Seed};
@@ -223,6 +226,7 @@ struct Shared {
     ids: IdKey,
     stamps: stamp::Stamps,
     space: Space,
+    wear: Wear,
     counting: Arc<counting::Counting>,
     queue: Mutex<Queue>,
     signal: Condvar,
@@ -486,12 +490,14 @@ impl Store {
         };
         let Opened { conn, ids, timeline, open, check_later } = opened;
         space.measure(&conn)?;
+        let wear = Wear::open(&conn, &timeline)?;
         let shared = Arc::new(Shared {
             options,
             timeline,
             ids,
             stamps: stamp::Stamps::new(open),
             space,
+            wear,
             counting: Arc::default(),
             queue: Mutex::default(),
             signal: Condvar::new(),
@@ -675,6 +681,21 @@ impl Store {
     /// `f` is told whenever the level of room changes, on the writer's thread: it must return at once.
     pub fn on_space(&self, f: impl Fn(&Room) + Send + Sync + 'static) {
         self.0.space.on_change(Box::new(f));
+    }
+
+    /// What the card had to bear.
+    pub fn worn(&self) -> Worn {
+        self.0.wear.report()
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> Limits {
+        self.0.space.limits()
+    }
+
+    /// `f` is told when more was written on a day than its budget, on the writer's thread: it must return at once.
+    pub fn on_wear(&self, f: impl Fn(&Day, u64) + Send + Sync + 'static) {
+        self.0.wear.on_excess(Box::new(f));
     }
 
     /// Asks the writer to change the lead with this public id.

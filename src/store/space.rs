@@ -3,6 +3,7 @@
 //! Captures stop before deliveries do: when either limit is reached a lead is refused with a clear answer, while outcomes, which free
 //! space in the end, still have the reserve to be written into.
 
+use super::wear::human_bytes;
 use super::{Error, lock};
 use rusqlite::Connection;
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
@@ -21,6 +22,10 @@ pub struct Limits {
     pub reserve_bytes: u64,
     /// What is forgotten when.
     pub keep: Retention,
+    /// Bytes that may be written on one day before an alarm is raised; `None`: no alarm.
+    pub write_budget: Option<u64>,
+    /// Bytes that the card endures, to tell how long it lasts; `None`: that is not told.
+    pub card_endurance: Option<u64>,
 }
 
 /// After how many days something is forgotten; 0: never. Nothing that still has to be delivered ever is.
@@ -36,7 +41,13 @@ pub struct Retention {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_bytes: Some(2 << 30), reserve_bytes: 16 << 20, keep: Retention { history_days: 90, delivered_days: 0, leads_days: 0 } }
+        Self {
+            max_bytes: Some(2 << 30),
+            reserve_bytes: 16 << 20,
+            keep: Retention { history_days: 90, delivered_days: 0, leads_days: 0 },
+            write_budget: Some(1_000_000_000),
+            card_endurance: Some(1_000_000_000_000),
+        }
     }
 }
 
@@ -169,8 +180,8 @@ impl Space {
     }
 
     fn tell(&self, report: &Report) {
-        let of = report.max.map_or_else(String::new, |max| format!(" of {} allowed", megabytes(max)));
-        let room = format!("the database uses {}{of}, the file system has {} left", megabytes(report.used), megabytes(report.free));
+        let of = report.max.map_or_else(String::new, |max| format!(" of {} allowed", human_bytes(max)));
+        let room = format!("the database uses {}{of}, the file system has {} left", human_bytes(report.used), human_bytes(report.free));
         match report.level {
             Level::Well => log::info!("there is room again: {room}"),
             Level::Low => log::warn!("room is getting short: {room}; free some, or raise storage.max_bytes"),
@@ -235,10 +246,6 @@ fn judge(before: Level, used: u64, max: Option<u64>, free: u64, held: bool, rese
 fn pragma(conn: &Connection, name: &str) -> Result<u64, Error> {
     let n: i64 = conn.prepare_cached(&format!("PRAGMA {name}"))?.query_row([], |r| r.get(0))?;
     Ok(u64::try_from(n).unwrap_or(0))
-}
-
-fn megabytes(bytes: u64) -> String {
-    format!("{}.{} MB", bytes / 1_000_000, bytes / 100_000 % 10)
 }
 
 #[cfg(test)]

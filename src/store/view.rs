@@ -1,6 +1,6 @@
 //! What can be read. No other part writes SQL for itself.
 
-use super::{Counts, Destination, Entry, Error, Job, Logged, Record, destinations, leads, queue};
+use super::{Counts, Destination, Entry, Error, Job, Logged, Record, Worn, destinations, leads, queue, wear};
 use crate::id::IdKey;
 use crate::time::{Tick, Wall};
 use rusqlite::Connection;
@@ -74,6 +74,11 @@ impl View<'_> {
     /// All destinations ever configured.
     pub fn destinations(&self) -> Result<Vec<Destination>, Error> {
         destinations::all(self.0)
+    }
+
+    /// What the card had to bear, as the daemon last noted it.
+    pub fn worn(&self) -> Result<Option<Worn>, Error> {
+        wear::kept(self.0)
     }
 
     /// The one with this number.

@@ -5,8 +5,8 @@
 use super::queue::Tally;
 use super::retention::Forgetting;
 use super::{
-    Captured, Command, Done, Error, Letter, NewEvent, Outcome, Store, Watcher, Work, creates, destinations, leads, lock, queue, salvage,
-    schema,
+    Captured, Command, Done, End, Error, Letter, NewEvent, Outcome, Store, Watcher, Work, creates, destinations, leads, lock, queue,
+    salvage, schema,
 };
 use crate::time::{Tick, Wall};
 use rusqlite::{Connection, TransactionBehavior};
@@ -97,6 +97,8 @@ impl State {
             let panicked = catch_unwind(AssertUnwindSafe(|| self.turn(commands))).is_err();
             self.watch_the_clock();
             self.keep_room(work);
+            let limits = self.store.0.space.limits();
+            self.store.0.wear.look(&self.store.0.timeline, limits.write_budget, limits.card_endurance);
             if self.store.0.counting.is_lost()
                 && !self.store.0.is_carrying_over()
                 && let Err(e) = self.store.count_anew()
@@ -113,6 +115,7 @@ impl State {
         if let Some(conn) = &self.conn {
             if let Err(e) = conn.unchecked_transaction().map_err(Error::from).and_then(|tx| {
                 queue::settle(&tx, &self.finished)?;
+                self.store.0.wear.close(&tx, &self.store.0.timeline)?;
                 Ok(tx.commit()?)
             }) {
                 log::warn!("the latest deliveries are not in the history yet; the next start sees to it: {e}");
@@ -363,10 +366,18 @@ impl State {
         if settle {
             queue::settle(&tx, &self.finished).map_err(Stop::Disk)?;
         }
+        let writes = !self.outcomes.is_empty() || commands.iter().any(|c| !matches!(c.work, Work::Ping));
+        let worn = writes && self.store.0.wear.keep(&tx, &self.store.0.timeline).map_err(Stop::Disk)?;
         tx.commit().map_err(disk)?;
         if settle {
             self.finished.clear();
         }
+        if worn {
+            self.store.0.wear.kept();
+        }
+        let ended = self.outcomes.iter().filter(|o| matches!(o.end, End::Done { .. } | End::Dead(_))).count();
+        let captured = answers.iter().filter(|a| matches!(a, Done::Captured(c) if !c.repeated)).count();
+        self.store.0.wear.committed(captured as u64, ended as u64);
         self.finished.append(&mut told.finished);
         self.store.0.counting.committed(&told.tally);
         told.answers = answers;
@@ -377,10 +388,9 @@ impl State {
         self.outcomes_since = None;
         self.outcomes_not_before = None;
         // A turn that wrote nothing has proven nothing.
-        if told.confirmed.is_empty() && commands.iter().all(|c| matches!(c.work, Work::Ping)) {
-            return Ok(told);
+        if writes {
+            self.well();
         }
-        self.well();
         Ok(told)
     }
 

@@ -34,3 +34,4 @@ mod spine;
 mod systemd;
 mod tls;
 mod upgrade;
+mod wear;
