@@ -425,7 +425,7 @@ fn an_empty_queue_says_so() {
     let status = json_line(&home.run(&["--json", "queue", "status"]));
     assert_eq!(
         status,
-        json!({ "daemon_running": false, "destinations": [], "storage": { "state": "ok", "damage": null, "put_aside": [] } })
+        json!({ "daemon_running": false, "destinations": [], "storage": { "state": "ok", "damage": null, "put_aside": [] }, "wear": null })
     );
     assert!(home.ok(&["queue", "status"]).contains("no destination was ever configured"));
     assert_eq!(home.ok(&["queue", "list"]), "nothing is waiting\n");
