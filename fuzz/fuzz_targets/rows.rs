@@ -12,7 +12,7 @@ use leadsbotd::mapping::{Expr, Shape};
 use leadsbotd::retry::Policy;
 use leadsbotd::secret::Secret;
 use leadsbotd::store::{Desk, Error, Options, Store, View};
-use leadsbotd::time::{SystemClock, Wall};
+use leadsbotd::time::{SystemClock, Tick, Wall};
 use libfuzzer_sys::fuzz_target;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
@@ -118,7 +118,7 @@ fn serve(path: &Path, leads: usize) -> Result<(), Error> {
     for (dest, spec) in specs {
         let assignment =
             Assignment { dest, spec, policy: Policy { rejected_attempts: 1, ..Policy::default() }, transport: Arc::new(Mixed) };
-        let lane = Arc::new(Lane::new(store.clone(), assignment));
+        let lane = Arc::new(Lane::new(store.clone(), assignment, Tick::ZERO));
         store.watch(dest, Some(Lane::watcher(&lane)));
         let mut steps = 0;
         while lane.step() == Step::Sent {
