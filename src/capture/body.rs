@@ -81,6 +81,14 @@ pub async fn pairs(kind: Kind, bytes: Bytes, limits: &Limits) -> Result<Vec<(Str
 /// The pairs of a urlencoded body. Bytes that are no UTF-8 are refused, not replaced: a garbled name helps nobody.
 fn urlencoded(bytes: &[u8]) -> Result<Vec<(String, String)>, Refusal> {
     let bad = || Refusal::new(StatusCode::BAD_REQUEST, "invalid_utf8", "the form is not UTF-8");
+    // What curl -d makes of JSON without being told. Taken for a form it would be a lead with one very odd field.
+    if bytes.trim_ascii_start().starts_with(b"{") && serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok() {
+        return Err(Refusal::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            "the body is JSON, but Content-Type says that it is a form; send Content-Type: application/json",
+        ));
+    }
     let mut pairs = Vec::new();
     for pair in bytes.split(|b| *b == b'&').filter(|p| !p.is_empty()) {
         let strict = percent_encoding::percent_decode(pair).decode_utf8();

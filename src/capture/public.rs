@@ -66,7 +66,11 @@ impl Edge {
         let (tx, rx) = tokio::sync::oneshot::channel();
         let ticket = self.store.capture(event, key, move |done| drop(tx.send(done)))?;
         match wait(ticket, rx).await? {
-            Done::Captured(captured) => Ok(captured),
+            Done::Captured(captured) => {
+                let again = if captured.repeated { ", which had been kept before" } else { "" };
+                log::debug!("lead {} of {source} is kept with event {}{again}", captured.lead_id, captured.event_id);
+                Ok(captured)
+            }
             _ => Err(Error::Busy.into()),
         }
     }

@@ -2,6 +2,7 @@
 
 use super::read::{At, Item, Table};
 use crate::secret::Secret;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// Stands in the warnings while it is not yet known whether others can read the file.
@@ -91,7 +92,7 @@ pub fn hidden(table: &Table<'_, '_, '_>, warnings: &mut Vec<String>) -> Option<A
     };
     let at = table.name(key)?;
     let read = match key {
-        "secret_file" => from_file(Path::new(&at.value)),
+        "secret_file" => from_file(Path::new(&at.value)).inspect(|_| warn_of_readers(Path::new(&at.value), warnings)),
         "secret_env" => std::env::var(&at.value).map_err(|_| "the environment has no such variable (or it is not UTF-8)".to_owned()),
         "secret_credential" => from_credential(table, &at, warnings),
         _ => {
@@ -120,6 +121,15 @@ fn from_credential(table: &Table<'_, '_, '_>, name: &At<String>, warnings: &mut 
             Ok(format!("credential not looked at: {}", name.value))
         }
         None => Err("systemd gave this process no credentials; start it with LoadCredential= or systemd-run -p".to_owned()),
+    }
+}
+
+/// That it could be read says that it is a file's name, which may stand in a message.
+fn warn_of_readers(path: &Path, warnings: &mut Vec<String>) {
+    let open = std::fs::metadata(path).is_ok_and(|m| m.permissions().mode() & 0o004 != 0);
+    let warning = format!("{} holds a secret and every user may read it; chmod 640 it", path.display());
+    if open && !warnings.contains(&warning) {
+        warnings.push(warning);
     }
 }
 

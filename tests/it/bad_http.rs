@@ -288,6 +288,7 @@ fn the_wrong_path_method_type_or_token_does_not_stop_the_next_lead() {
             row("no such source", request("POST", "/api/inbound/w/000000000000/leads", &[JSON], r#"{"name":"Bad"}"#), 404, "not_found"),
             row("a source without its id", request("POST", "/api/inbound/w//leads", &[JSON], r#"{"name":"Bad"}"#), 404, "not_found"),
             row("no Content-Type", api("POST", "/api/v1/leads", &[], r#"{"name":"Bad"}"#), 415, unsupported),
+            row("JSON that says it is a form", api("POST", "/api/v1/leads", &[URLENCODED], r#" {"name":"Bad"}"#), 415, unsupported),
             row("two Content-Types", api("POST", "/api/v1/leads", &[JSON, URLENCODED], r#"{"name":"Bad"}"#), 415, unsupported),
             row("plain text", typed("text/plain"), 415, unsupported),
             row("XML", typed("application/xml"), 415, unsupported),

@@ -407,6 +407,23 @@ fn check_warns_of_secrets_that_every_user_may_read() {
 }
 
 #[test]
+fn a_secret_file_that_everybody_may_read_is_warned_of() {
+    use std::os::unix::fs::PermissionsExt;
+    let home = Home::new("");
+    let file = home.path("secret");
+    std::fs::write(&file, SIGNING).unwrap();
+    home.configure(&format!(
+        "[[destination]]\nname = \"crm\"\ntype = \"webhook\"\nurl = \"http://127.0.0.1:9/\"\nsecret_file = {file:?}\n"
+    ));
+    std::fs::set_permissions(home.config(), std::fs::Permissions::from_mode(0o600)).unwrap();
+    for (mode, warned) in [(0o644, true), (0o640, false)] {
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        let warning = format!("{} holds a secret and every user may read it; chmod 640 it", file.display());
+        assert_eq!(home.ok(&["check"]).contains(&warning), warned, "{mode:o}");
+    }
+}
+
+#[test]
 fn leads_and_queue_can_be_looked_at_without_the_secrets() {
     let home = Home::new(&Home::webhook("crm", "http://127.0.0.1:9/", ""));
     let daemon = Daemon::start(&home);
