@@ -73,9 +73,9 @@ fuzz_target!(|all: Vec<Said>| {
         let (fate, _) = lane.judged(&verdict, tried, now, f64::from(said.chance) / 65536.0);
         match (verdict.class, &fate) {
             (Class::Delivered, Fate::Done) => {}
-            (Class::Offline | Class::Clock | Class::Throttled, Fate::Again) => {}
-            (Class::Refused, Fate::Again) => assert!(!said.own_trouble),
-            (Class::Refused, Fate::Later(_)) => assert!(said.own_trouble),
+            (Class::Offline | Class::Throttled, Fate::Again) => {}
+            (Class::Refused | Class::Clock, Fate::Again) => assert!(!said.own_trouble),
+            (Class::Refused | Class::Clock, Fate::Later(_)) => assert!(said.own_trouble),
             (Class::Temporary, Fate::Later(_)) => {}
             (Class::Rejected, Fate::Later(_) | Fate::Dead) => {}
             _ => panic!("{verdict:?} made {fate:?}"),
