@@ -3,7 +3,9 @@
 //! Expressions are compiled, and tried on a sample of every kind of event, when the configuration is read; what still fails at run
 //! time is an error of that one delivery.
 
-use minijinja::value::{Serde, ValueKind};
+mod filters;
+
+use minijinja::value::Serde;
 use minijinja::{Environment, Expression, UndefinedBehavior, Value};
 use serde_json::{Map, Value as Json};
 use std::fmt;
@@ -17,21 +19,9 @@ static LANGUAGE: LazyLock<Environment<'static>> = LazyLock::new(|| {
     let mut env = Environment::new();
     env.set_undefined_behavior(UndefinedBehavior::Chainable);
     env.set_fuel(Some(FUEL));
-    env.add_filter("first_word", |v: &Value| word(v, |t| t.split_whitespace().next().map(str::to_owned)));
-    env.add_filter("last_words", |v: &Value| {
-        word(v, |t| t.trim().split_once(char::is_whitespace).map(|(_, rest)| rest.split_whitespace().collect::<Vec<_>>().join(" ")))
-    });
-    env.add_filter("truncate_chars", |v: &Value, max: usize| word(v, |t| Some(t.chars().take(max).collect())));
+    filters::add(&mut env);
     env
 });
-
-/// Text filters leave what is missing missing, so that `data.phone | first_word` is null and no error when there is no phone.
-fn word(value: &Value, f: impl FnOnce(&str) -> Option<String>) -> Value {
-    match value.kind() {
-        ValueKind::Undefined | ValueKind::None => Value::from(()),
-        _ => f(&value.to_string()).map_or_else(|| Value::from(""), Value::from),
-    }
-}
 
 /// Why an expression cannot be compiled or gave no result.
 #[derive(Debug, Clone, PartialEq, Eq)]
