@@ -12,7 +12,7 @@ use std::sync::Arc;
 use ureq::config::Config;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+use ureq::unversioned::transport::{self, ConnectionDetails, Connector, DefaultConnector, NextTimeout};
 use ureq::{Agent, Error, Timeout};
 use url::Url;
 
@@ -52,6 +52,22 @@ impl Resolver for Shared {
     }
 }
 
+/// Calls every deadline that passes before a connection stands that of the connection: nothing was sent, whichever of them came first.
+#[derive(Debug, Default)]
+struct Connecting(DefaultConnector);
+
+impl Connector<()> for Connecting {
+    type Out = Box<dyn transport::Transport>;
+
+    fn connect(&self, details: &ConnectionDetails<'_>, chained: Option<()>) -> Result<Option<Self::Out>, Error> {
+        self.0.connect(details, chained).map_err(|e| match e {
+            Error::Timeout(_) => Error::Timeout(Timeout::Connect),
+            Error::Io(io) if matches!(io.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock) => Error::Timeout(Timeout::Connect),
+            other => other,
+        })
+    }
+}
+
 impl Http {
     /// For one destination; `allow_http` is its own. Fails with a sentence when the CA file or the proxy is not usable.
     pub fn new(url: &Url, timeouts: &Timeouts, network: &Network, allow_http: bool) -> Result<Self, String> {
@@ -84,7 +100,7 @@ impl Http {
             .proxy(proxy)
             .build();
         let resolver = Arc::new(CachingResolver::new(allow_public_http));
-        let agent = Agent::with_parts(config, DefaultConnector::new(), Shared(Arc::clone(&resolver)));
+        let agent = Agent::with_parts(config, Connecting::default(), Shared(Arc::clone(&resolver)));
         Ok(Self { agent, resolver })
     }
 }

@@ -590,3 +590,28 @@ fn the_status_is_the_answer_and_what_follows_is_neither_needed_nor_kept() {
         assert_eq!(lanes(&client)[*name]["state"], "open", "{name}");
     }
 }
+
+#[test]
+fn a_deadline_that_passes_before_a_connection_stands_is_offline_and_counts_no_attempt_however_short_it_is() {
+    let silent = Hostile::black_hole();
+    let stalls = Hostile::start(|_| std::thread::sleep(Duration::from_secs(4)));
+    let deadlines = "connect_timeout_seconds = 1\ntimeout_seconds = 1";
+    let home = Home::new(&format!(
+        "{}{}",
+        Home::webhook("silent", &format!("http://{}/", silent.address), deadlines),
+        Home::webhook("stalls", &format!("https://{}/", stalls.address), deadlines)
+    ));
+    let daemon = Daemon::start(&home);
+    let client = Client::new(daemon.address);
+    client.lead(&json!({"name":"Jane"}));
+    for index in [0, 1] {
+        let lane = || client.get("/readyz").json()["destinations"][index].clone();
+        eventually("the lane holds or has counted an attempt", || lane()["state"] != "open" || daemon.log().contains("temporary"));
+        assert_eq!(lane()["state"], "offline", "{}", daemon.log());
+    }
+    silent.well.store(true, Ordering::SeqCst);
+    eventually("what waited arrives at the first attempt", || {
+        daemon.log().lines().any(|line| line.contains("destination silent: ") && line.contains("attempt 1: delivered"))
+    });
+    assert!(!daemon.log().contains("temporary"), "{}", daemon.log());
+}
