@@ -11,8 +11,8 @@ use crate::intake::Router;
 use crate::mapping::Event;
 use crate::store::{self, Damage, Level, Room, Route, Store, Writer};
 use crate::time::{Clock, human};
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -130,7 +130,11 @@ impl Daemon {
 
     /// Whether the edge answers, the writer commits and the lanes' threads live.
     pub fn well(&self) -> bool {
-        self.addresses.first().is_none_or(|address| answers(*address)) && self.store.ping(WRITER_PATIENCE).is_ok() && self.lanes.alive()
+        // Somebody who was turned off the network must not have the daemon killed: it goes by an address that the machine has at present.
+        let edge = self.addresses.iter().find(|address| is_ours(address.ip())).is_none_or(|address| answers(*address));
+        // A full disk is no fault of the writer's. Another start finds it as full, and would make deliveries again whose end has no room.
+        let writer = matches!(self.store.ping(WRITER_PATIENCE), Ok(()) | Err(store::Error::Full));
+        edge && writer && self.lanes.alive()
     }
 
     /// Stops in order; returns when all is on the disk, or its deadlines have passed.
@@ -144,6 +148,11 @@ impl Daemon {
         self.store.lived();
         self.runtime.shutdown_background();
     }
+}
+
+/// Whether this machine has the address at present.
+fn is_ours(ip: IpAddr) -> bool {
+    UdpSocket::bind((ip, 0)).is_ok()
 }
 
 /// Whether somebody who asks at this address gets an answer, be it that there are too many just now.
@@ -160,8 +169,11 @@ fn answers(address: SocketAddr) -> bool {
         stream.set_write_timeout(Some(EDGE_PATIENCE))?;
         stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
         let mut start = [0; 5];
-        stream.read_exact(&mut start)?;
-        Ok(start == *b"HTTP/")
+        match stream.read_exact(&mut start) {
+            Ok(()) => Ok(start == *b"HTTP/"),
+            // In a flood the edge hangs up without a word. One that hangs itself says nothing and does not hang up either.
+            Err(e) => Ok(matches!(e.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset)),
+        }
     };
     ask().unwrap_or(false)
 }
@@ -196,6 +208,8 @@ pub fn repair(config: &Config, clock: Arc<dyn Clock>, force: bool) -> Result<Opt
     store.carry_over_now(&Filters(Arc::new(router)));
     let damage = store.damage();
     writer.stop();
+    // This was no daemon that fell over.
+    store.lived();
     Ok(Some(damage))
 }
 

@@ -126,3 +126,15 @@ fn a_daemon_that_dies_again_and_again_takes_leads_at_once_and_delivers_ever_late
     assert!(!daemon.log().contains("deliveries begin in"), "an orderly stop ends the count");
     daemon.stop();
 }
+
+#[test]
+fn a_repair_by_hand_is_no_daemon_that_fell_over() {
+    let home = Home::new("");
+    Daemon::start(&home).stop();
+    for _ in 0..4 {
+        home.ok(&["repair", "--force"]);
+    }
+    let daemon = Daemon::start(&home);
+    assert!(!daemon.log().contains("deliveries begin in"), "{}", daemon.log());
+    daemon.stop();
+}

@@ -3,11 +3,13 @@
 use crate::support::http::Client;
 use crate::support::peers::peer;
 use crate::support::{Daemon, Home, Receiver, SECRET, eventually, leadsbotd};
+use leadsbotd::time::SystemClock;
 use rustix::process::Signal;
 use serde_json::json;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// systemd's end of the notification socket.
@@ -36,6 +38,13 @@ impl Supervisor {
         let mut bytes = [0; 4096];
         let n = self.socket.recv(&mut bytes).expect("a message within a minute");
         String::from_utf8_lossy(&bytes[..n]).trim_end().to_owned()
+    }
+
+    /// Messages from now on only.
+    fn forget(&self) {
+        self.socket.set_nonblocking(true).unwrap();
+        while self.socket.recv(&mut [0; 4096]).is_ok() {}
+        self.socket.set_nonblocking(false).unwrap();
     }
 
     /// Whether there has been no message.
@@ -113,6 +122,70 @@ fn the_watchdog_is_fed_again_and_again_but_only_by_the_process_it_is_meant_for()
     assert_eq!(supervisor.told(), "READY=1");
     std::thread::sleep(Duration::from_millis(1500));
     assert!(supervisor.heard_nothing(), "another process's watchdog was fed");
+    daemon.stop();
+}
+
+#[test]
+fn a_full_disk_does_not_starve_the_watchdog() {
+    let Some(strace) = peer("strace", "apt-get install strace") else { return };
+    let receiver = Receiver::well();
+    let home = Home::new(&Home::webhook("crm", &receiver.url(), ""));
+    Daemon::start(&home).stop();
+    home.ok(&["queue", "pause", "crm"]);
+    let supervisor = Supervisor::new(&home);
+    let real = supervisor.command();
+    let mut full = Command::new(strace);
+    full.args(["-D", "-f", "-q", "-e", "trace=pwrite64", "-o", "/dev/null", "-e", "inject=pwrite64:error=ENOSPC:when=60+"]);
+    full.arg(real.get_program()).env("NOTIFY_SOCKET", &supervisor.path).env("WATCHDOG_USEC", "2000000").env_remove("WATCHDOG_PID");
+    let daemon = Daemon::start_with(&home, full);
+    let client = Client::new(daemon.address);
+    let kept = (0..100).take_while(|n| client.json("POST", "/api/v1/leads", &json!({"name":format!("Visitor {n}")})).status == 201).count();
+    assert!((1..100).contains(&kept), "{kept} leads fitted on the disk");
+    home.ok(&["queue", "resume", "crm"]);
+    eventually("what was kept is delivered", || receiver.taken().len() == kept);
+    // Their ends cannot be noted. A start after a kill would deliver them all again, and so on every minute.
+    supervisor.forget();
+    for _ in 0..4 {
+        assert_eq!(supervisor.told(), "WATCHDOG=1");
+    }
+    assert!(!daemon.log().contains("the watchdog is not fed"), "{}", daemon.log());
+}
+
+/// A daemon in this process.
+fn inside(home: &Home) -> (leadsbotd::daemon::Daemon, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string(home.config()).unwrap();
+    let mut config = leadsbotd::config::Config::parse(&text).unwrap();
+    config.storage.path = folder.path().join("leads.db");
+    (leadsbotd::daemon::Daemon::start(&config, Arc::new(SystemClock)).unwrap(), folder)
+}
+
+#[test]
+fn an_address_that_the_network_took_away_does_not_starve_the_watchdog() {
+    let (mut daemon, _folder) = inside(&Home::new(""));
+    assert!(daemon.well());
+    // 192.0.2.1 is nobody's (RFC 5737), as is the address of a Wi-Fi that is gone.
+    let gone = std::net::SocketAddr::from(([192, 0, 2, 1], daemon.addresses[0].port()));
+    daemon.addresses.insert(0, gone);
+    assert!(daemon.well(), "the kiosk's own screen is still served at loopback");
+    daemon.addresses.truncate(1);
+    assert!(daemon.well(), "nobody can ask, and another start would not find the address either");
+    daemon.stop();
+}
+
+#[test]
+fn a_flood_of_connections_does_not_starve_the_watchdog() {
+    let home = Home::new("");
+    let text = std::fs::read_to_string(home.config()).unwrap();
+    std::fs::write(home.config(), text.replace("[server.limits]", "[server.limits]\nconnections_max = 1")).unwrap();
+    let (daemon, _folder) = inside(&home);
+    let address = daemon.addresses[0];
+    // One is served, 64 are told that there are too many, the others meet a closed door.
+    let flood: Vec<_> = (0..80).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+    let mut last = &flood[79];
+    assert_eq!(std::io::Read::read(&mut last, &mut [0; 1]).unwrap_or(0), 0, "the last one is hung up on");
+    assert!(daemon.well());
+    drop(flood);
     daemon.stop();
 }
 
