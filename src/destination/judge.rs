@@ -7,7 +7,8 @@ use url::Url;
 /// Characters of an answer's body kept for the operator.
 const ANSWER_CHARS_MAX: usize = 300;
 
-/// Judges one attempt at a webhook. `wall_now` reads a date in `Retry-After` when the receiver sent no `Date` of its own.
+/// Judges one attempt at a webhook. `wall_now` reads a date in `Retry-After` when the receiver sent no `Date` of its own, if the clock is
+/// trusted.
 pub fn judge(url: &Url, answer: &Answer, clock_trusted: bool, wall_now: SystemTime) -> Verdict {
     match answer {
         Answer::Failure { kind, detail } => failure(*kind, detail, clock_trusted),
@@ -25,7 +26,10 @@ pub fn judge(url: &Url, answer: &Answer, clock_trusted: bool, wall_now: SystemTi
                 class,
                 code,
                 status: Some(response.status),
-                wait: response.retry_after.as_deref().and_then(|v| retry_after(v, response.date.as_deref(), wall_now)),
+                wait: response
+                    .retry_after
+                    .as_deref()
+                    .and_then(|v| retry_after(v, response.date.as_deref(), clock_trusted.then_some(wall_now))),
                 reason,
                 answer: printable(&response.body),
             }
@@ -107,15 +111,15 @@ fn looks_like_a_page(body: &[u8]) -> bool {
 }
 
 /// RFC 9110 section 10.2.3: seconds, or a date. A date is read against the receiver's own `Date`, because this device's clock may be
-/// wrong; a past date is no wait. What is neither is ignored.
-fn retry_after(value: &str, date: Option<&str>, wall_now: SystemTime) -> Option<Duration> {
+/// wrong; a past date is no wait. What is neither is ignored, and so is a date when nobody knows the time: in 1970 it is half a century off.
+fn retry_after(value: &str, date: Option<&str>, wall_now: Option<SystemTime>) -> Option<Duration> {
     let value = value.trim();
     if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
         // More digits than fit mean "very long": the cap of the configuration decides.
         return Some(value.parse().map_or(Duration::MAX, Duration::from_secs));
     }
     let until = httpdate::parse_http_date(value).ok()?;
-    let now = date.and_then(|d| httpdate::parse_http_date(d).ok()).unwrap_or(wall_now);
+    let now = date.and_then(|d| httpdate::parse_http_date(d).ok()).or(wall_now)?;
     Some(until.duration_since(now).unwrap_or(Duration::ZERO))
 }
 
@@ -184,6 +188,19 @@ mod tests {
         for nonsense in ["", "-5", "1.5", "soon", "12 parsecs", "é"] {
             assert_eq!(get(nonsense, None), None, "{nonsense}");
         }
+    }
+
+    #[test]
+    fn a_date_is_no_wait_when_nobody_knows_the_time() {
+        let url = Url::parse("https://r.example/").unwrap();
+        let asked = |date: Option<&str>| {
+            let retry_after = Some("Mon, 23 Nov 2026 12:01:00 GMT".to_owned());
+            let response = Response { status: 503, retry_after, date: date.map(str::to_owned), ..Response::default() };
+            let verdict = judge(&url, &Answer::Response(response), false, SystemTime::UNIX_EPOCH);
+            (verdict.class, verdict.wait)
+        };
+        assert_eq!(asked(None), (Class::Throttled, None));
+        assert_eq!(asked(Some("Mon, 23 Nov 2026 12:00:00 GMT")), (Class::Throttled, Some(Duration::from_secs(60))));
     }
 
     #[test]
