@@ -176,18 +176,19 @@ impl Lane {
     /// What may be sent now.
     pub fn permit(&self, now: Tick) -> Permit {
         match self.state {
-            State::Open => match self.pace(now) {
-                None => Permit::Send,
-                Some(pace) => {
-                    let missing = 1.0 - self.credit_at(now, pace);
-                    // Rounded up to whole milliseconds, so that the wait is never in vain.
-                    if missing <= 0.0 { Permit::Send } else { Permit::Wait(now.after(Duration::from_secs_f64(missing / pace + 0.001))) }
-                }
-            },
+            State::Open => self.pace(now).and_then(|pace| self.wait_for(now, pace)).map_or(Permit::Send, Permit::Wait),
             State::Held { probing: true, .. } => Permit::Busy,
-            State::Held { probe_at, .. } if probe_at <= now => Permit::Probe,
-            State::Held { probe_at, .. } => Permit::Wait(probe_at),
+            State::Held { probe_at, .. } if probe_at > now => Permit::Wait(probe_at),
+            // A receiver may hold because of its rate: what asks whether it is well again counts too.
+            State::Held { .. } => self.rate().and_then(|rate| self.wait_for(now, rate)).map_or(Permit::Probe, Permit::Wait),
         }
+    }
+
+    /// When the next attempt may begin at this pace; `None`: now.
+    fn wait_for(&self, now: Tick, pace: f64) -> Option<Tick> {
+        let missing = 1.0 - self.credit_at(now, pace);
+        // Rounded up to whole milliseconds, so that the wait is never in vain.
+        (missing > 0.0).then(|| now.after(Duration::from_secs_f64(missing / pace + 0.001)))
     }
 
     /// Notes that an attempt which a [`Permit::Send`] allowed begins.
@@ -198,9 +199,20 @@ impl Lane {
         }
     }
 
+    /// Begins as after a hold, because an earlier run ended in one.
+    pub fn begins_slowly(&mut self, now: Tick) {
+        self.opened = Some(now);
+        self.credit = (1.0, now);
+    }
+
+    /// The configured deliveries a second.
+    fn rate(&self) -> Option<f64> {
+        self.policy.rate_per_minute.map(|n| f64::from(n) / 60.0)
+    }
+
     /// Deliveries a second that may begin now; `None` without a limit.
     fn pace(&self, now: Tick) -> Option<f64> {
-        let rate = self.policy.rate_per_minute.map(|n| f64::from(n) / 60.0);
+        let rate = self.rate();
         let ramp = self.opened.map(|at| now.since(at)).filter(|since| *since < self.policy.ramp).map(|since| {
             let part = since.as_secs_f64() / self.policy.ramp.as_secs_f64();
             RAMP.0 * (RAMP.1 / RAMP.0).powf(part)
@@ -221,7 +233,10 @@ impl Lane {
     }
 
     /// Notes that the probe a [`Permit::Probe`] allowed is under way.
-    pub fn probe_begins(&mut self) {
+    pub fn probe_begins(&mut self, now: Tick) {
+        if let Some(rate) = self.rate() {
+            self.credit = (self.credit_at(now, rate) - 1.0, now);
+        }
         if let State::Held { probing, .. } = &mut self.state {
             *probing = true;
         }
@@ -392,12 +407,12 @@ mod tests {
             assert_eq!((fate, change), (Fate::Again, Some(Change::Held(hold))));
             let Permit::Wait(at) = lane.permit(NOW) else { panic!("must wait") };
             assert_eq!(lane.permit(at), Permit::Probe);
-            lane.probe_begins();
+            lane.probe_begins(at);
             assert_eq!(lane.permit(at), Permit::Busy);
             let (fate, change) = lane.judged(&verdict(class), tried(0, true), at, 0.5);
             assert_eq!((fate, change), (Fate::Again, None), "the same trouble is told once");
             let Permit::Wait(at) = lane.permit(at) else { panic!("must wait") };
-            lane.probe_begins();
+            lane.probe_begins(at);
             assert_eq!(lane.judged(&verdict(Class::Delivered), tried(0, true), at, 0.5), (Fate::Done, Some(Change::Opened)));
             assert_eq!(lane.hold(), None);
         }
@@ -443,6 +458,27 @@ mod tests {
         assert_eq!(counts, [2000], "without a hold before it there is nothing to be careful about");
         let counts = begun(&mut Lane::new(Policy { rate_per_minute: Some(6), ..Policy::default() }), NOW, 60);
         assert_eq!(counts.iter().sum::<u32>(), 6);
+    }
+
+    #[test]
+    fn what_asks_whether_a_receiver_is_well_keeps_to_its_rate_too() {
+        let mut lane = Lane::new(Policy { rate_per_minute: Some(2), breaker_after: 1, ..Policy::default() });
+        let (mut now, mut begun) = (NOW, Vec::new());
+        while now < NOW.after(Duration::from_secs(600)) {
+            match lane.permit(now) {
+                Permit::Send => lane.begins(now),
+                Permit::Probe => lane.probe_begins(now),
+                Permit::Wait(until) => {
+                    now = until;
+                    continue;
+                }
+                Permit::Busy => panic!("nothing is under way"),
+            }
+            begun.push(now);
+            lane.judged(&verdict(Class::Temporary), tried(0, lane.hold().is_some()), now, 0.5);
+        }
+        assert!(begun.windows(2).all(|pair| pair[1].since(pair[0]) >= Duration::from_secs(29)), "{begun:?}");
+        assert!(begun.len() >= 8, "{begun:?}");
     }
 
     #[test]
@@ -493,7 +529,7 @@ mod tests {
                 if probe {
                     // A probe is under way when an older attempt brings the word.
                     lane.judged(&verdict(Offline), tried(0, false), NOW, 0.5);
-                    lane.probe_begins();
+                    lane.probe_begins(NOW);
                 }
                 let mut asked = verdict(Throttled);
                 asked.wait = Some(Duration::from_secs(7200));

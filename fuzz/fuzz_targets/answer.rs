@@ -87,7 +87,7 @@ fuzz_target!(|all: Vec<Said>| {
             assert!(until > now && until.since(now) <= longest, "a wait of {:?}", until.since(now));
         }
         if lane.permit(now) == Permit::Probe {
-            lane.probe_begins();
+            lane.probe_begins(now);
         }
         now = now.after(Duration::from_millis(u64::from(said.later)));
     }

@@ -344,7 +344,7 @@ impl Lane {
                 return Step::Again;
             }
             if probe {
-                inner.rules.probe_begins();
+                inner.rules.probe_begins(now);
             } else {
                 inner.rules.begins(now);
             }
@@ -396,7 +396,8 @@ impl Lane {
             inner.rules.nudge(now);
         }
         if inner.nudge.replace(row.nudge).is_none() && row.state != "open" {
-            // Left over from an earlier run; this one has seen no trouble yet.
+            // Left over from an earlier run; this one has seen no trouble yet, but a receiver that was down is not to be flooded.
+            inner.rules.begins_slowly(now);
             self.store.lane_state(self.dest, "open", self.store.timeline().wall(), String::new());
         }
         Ok(())

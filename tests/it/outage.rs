@@ -184,3 +184,28 @@ fn a_destination_that_comes_back_is_filled_slowly_then_faster_and_never_beyond_i
         rig.writer.stop();
     }
 }
+
+#[test]
+fn a_destination_that_was_down_when_the_kiosk_was_switched_off_is_filled_slowly_after_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut receiver = Receiver::well();
+    let rig = Rig::new(folder.path(), &receiver.url(), Policy::default());
+    receiver.down();
+    for n in 0..200 {
+        rig.capture(&format!("visitor {n}"));
+    }
+    rig.live(rig.clock.uptime_ms() + 3_600_000);
+    let clock = std::sync::Arc::clone(&rig.clock);
+    assert!(rig.store.settle(Duration::from_secs(10)));
+    rig.writer.stop();
+    drop((rig.lane, rig.store));
+    receiver.up();
+    clock.boot.store(2, Ordering::SeqCst);
+    clock.uptime.store(1_000, Ordering::SeqCst);
+    let rig = Rig::with(folder.path(), &receiver.url(), Policy::default(), clock);
+    let first = rig.live(rig.clock.uptime_ms() + 1_000);
+    assert!((1..=4).contains(&first), "{first} in the first second");
+    rig.live(rig.clock.uptime_ms() + 60_000);
+    assert_eq!(receiver.taken().len(), 200);
+    rig.writer.stop();
+}
