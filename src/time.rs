@@ -116,7 +116,7 @@ impl Clock for SystemClock {
 
     fn synced(&self) -> Option<bool> {
         static BATTERY: OnceLock<bool> = OnceLock::new();
-        if *BATTERY.get_or_init(set_from_a_battery_clock) {
+        if *BATTERY.get_or_init(|| set_from_a_battery_clock(Path::new("/sys/class/rtc"), self.wall())) {
             return Some(true);
         }
         kernel_synced().or_else(|| timesyncd_synced(Path::new("/run/systemd/timesync")))
@@ -128,10 +128,14 @@ fn timesyncd_synced(folder: &Path) -> Option<bool> {
     folder.is_dir().then(|| folder.join("synchronized").exists())
 }
 
-/// Whether the kernel took the time from a battery-backed clock when it booted: `hctosys` of Documentation/ABI/testing/rtc-cdev.
-fn set_from_a_battery_clock() -> bool {
-    let clocks = std::fs::read_dir("/sys/class/rtc").into_iter().flatten().flatten();
-    clocks.filter_map(|c| std::fs::read_to_string(c.path().join("hctosys")).ok()).any(|text| text.trim() == "1")
+/// Whether the kernel took the time from a battery-backed clock when it booted, and that clock still shows it: `hctosys` and `since_epoch`
+/// of Documentation/ABI/testing/sysfs-class-rtc. A Raspberry Pi 5 has such a clock and usually no battery: the kernel takes 1970 from it,
+/// and systemd then guesses a time that may be days behind.
+fn set_from_a_battery_clock(folder: &Path, wall: Wall) -> bool {
+    let clocks = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let read = |path: &Path, name: &str| std::fs::read_to_string(path.join(name)).ok()?.trim().parse::<i64>().ok();
+    let mut clocks = clocks.map(|clock| clock.path()).filter(|path| read(path, "hctosys") == Some(1));
+    clocks.any(|path| read(&path, "since_epoch").is_some_and(|shown| shown.saturating_mul(1000).abs_diff(wall.0) < SLACK_MS.unsigned_abs()))
 }
 
 /// The kernel's own view, which ntpd, chrony and systemd-timesyncd keep: adjtimex(2), STA_UNSYNC. `None` where a sandbox forbids to ask.
@@ -146,7 +150,7 @@ fn kernel_synced() -> Option<bool> {
 }
 
 /// How far the wall clock may be behind the latest time on the disk and still be believed: what a time service sets back after a bad start.
-const SLACK_MS: i64 = 600_000;
+pub const SLACK_MS: i64 = 600_000;
 
 /// A clock and the database's boot number: what makes ticks, and what says whether the wall clock is to be believed.
 #[derive(Debug, Clone)]
@@ -198,9 +202,10 @@ impl Timeline {
             && (self.always || (wall.0 >= self.latest.load(Ordering::Relaxed) - SLACK_MS && self.clock.synced() != Some(false)))
     }
 
-    /// Whether the clock is kept right and yet shows less than has been believed before: one of the two is wrong.
+    /// Whether the clock is kept right, as far as that can be known, and yet shows less than has been believed before: one of the two is
+    /// wrong.
     pub fn contradicted(&self) -> bool {
-        !self.always && self.clock.synced() == Some(true) && self.wall() >= EARLIEST && !self.trusted()
+        !self.always && self.clock.synced() != Some(false) && self.wall() >= EARLIEST && !self.trusted()
     }
 
     /// Notes a wall time that is believed.
@@ -273,6 +278,8 @@ mod tests {
             (now, Some(false), 0, true, true, false),
             (0, Some(true), 0, true, false, false),
             (now, Some(true), now + hour, false, false, true),
+            (now, None, now + hour, false, false, true),
+            (now, Some(false), now + hour, false, false, false),
             (now, Some(true), now + 60_000, false, true, false),
             (now, Some(false), now + hour, true, true, false),
         ] {
@@ -286,6 +293,26 @@ mod tests {
         assert!(line.trusted());
         assert_eq!(line.wall_of(Tick((3 << 42) | 2)), Some(Wall(now - 3)));
         assert_eq!(line.wall_of(Tick((2 << 42) | 2)), None);
+    }
+
+    #[test]
+    fn a_battery_clock_vouches_only_for_the_time_that_it_shows_itself() {
+        let now = Wall(1_795_435_200_000);
+        for (hctosys, since_epoch, vouches) in [
+            ("1\n", "1795435190\n", true),
+            ("0\n", "1795435190\n", false),
+            // A Pi 5 without a battery, two minutes after its start.
+            ("1\n", "120\n", false),
+            ("1\n", "", false),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let clock = folder.path().join("rtc0");
+            std::fs::create_dir(&clock).unwrap();
+            std::fs::write(clock.join("hctosys"), hctosys).unwrap();
+            std::fs::write(clock.join("since_epoch"), since_epoch).unwrap();
+            assert_eq!(set_from_a_battery_clock(folder.path(), now), vouches, "{hctosys:?} {since_epoch:?}");
+        }
+        assert!(!set_from_a_battery_clock(Path::new("/nowhere"), now));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! A newer file is refused and never touched; a foreign one is told from ours before anything is written.
 
 use super::Error;
-use crate::time::{Clock, Tick, Timeline, Wall};
+use crate::time::{Clock, SLACK_MS, Tick, Timeline, Wall};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
 use std::collections::HashMap;
@@ -279,6 +279,8 @@ pub fn clock_known(conn: &Connection, line: &Timeline) -> Result<(), Error> {
         "UPDATE boot SET \"offset\" = ?2, seen = ?3 WHERE boot = ?1",
         rusqlite::params![line.boot(), wall.0 - line.uptime_ms(), wall.0],
     )?;
+    // What is further ahead was given up, or this clock would not be believed.
+    conn.execute("UPDATE boot SET seen = ?1 WHERE seen > ?1 + ?2", [wall.0, SLACK_MS])?;
     line.believed(wall);
     Ok(())
 }

@@ -136,10 +136,12 @@ impl State {
             let since = *self.contradicted.get_or_insert(line.now());
             if line.now().since(since) >= CONTRADICTION {
                 log::warn!(
-                    "a time service keeps the clock at {}, which is behind what it showed earlier; it is believed from now on",
+                    "the clock keeps showing {}, which is behind what it showed earlier; it is believed from now on",
                     line.wall().rfc3339()
                 );
                 line.believe_again(line.wall());
+                // The disk has to learn it too, or every start would doubt the clock again.
+                self.clock_known = false;
             }
         } else {
             self.contradicted = None;

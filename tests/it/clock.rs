@@ -219,6 +219,38 @@ fn a_clock_that_a_time_service_keeps_is_believed_in_the_end_even_behind_what_was
 }
 
 #[test]
+fn a_start_in_a_wrong_future_is_doubted_once_and_not_at_every_start_from_then_on() {
+    for another_boot in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let receiver = Receiver::well();
+        let clock = Hands::new();
+        let start = |boot| {
+            clock.boot.store(boot, Ordering::SeqCst);
+            Rig::with(folder.path(), &receiver.url(), Policy::default(), Arc::clone(&clock))
+        };
+        let stop = |rig: Rig| {
+            rig.writer.stop();
+            drop((rig.lane, rig.store));
+        };
+        clock.set(NOON + 20 * 365 * DAY_MS, true);
+        let mut rig = start(1);
+        if another_boot {
+            stop(rig);
+            rig = start(2);
+        }
+        clock.set(NOON, true);
+        noticed(&rig);
+        clock.advance(700_000);
+        noticed(&rig);
+        rig.capture("later");
+        stop(rig);
+        let rig = start(3);
+        assert!(rig.store.timeline().trusted(), "another boot: {another_boot}");
+        stop(rig);
+    }
+}
+
+#[test]
 fn a_day_asleep_counts_for_what_waits() {
     let folder = tempfile::tempdir().unwrap();
     let receiver = Receiver::start(|_| Reply::status(429).header("retry-after", "86000"));
