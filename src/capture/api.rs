@@ -198,10 +198,16 @@ impl Edge {
     /// `GET /readyz`: can leads be taken, and how each destination is. Names and reasons only for token holders and this machine itself.
     pub(super) async fn ready(self: &Arc<Self>, open: bool) -> Result<Answer, Refusal> {
         let edge = Arc::clone(self);
-        let known: Result<Value, Error> = blocking(move || {
+        let known: Result<(StatusCode, Value), Error> = blocking(move || {
             edge.store.ping(Duration::from_secs(5))?;
+            let room = edge.store.space();
+            let (code, status) = match room {
+                _ if edge.store.failing() => (StatusCode::SERVICE_UNAVAILABLE, "failing"),
+                Some(room) if room.level == Level::Full => (StatusCode::INSUFFICIENT_STORAGE, "full"),
+                _ => (StatusCode::OK, "ready"),
+            };
             if !open {
-                return Ok(json!({ "status": "ready" }));
+                return Ok((code, json!({ "status": status })));
             }
             let mut lanes = Vec::new();
             for lane in edge.lanes.status() {
@@ -211,9 +217,9 @@ impl Edge {
                     "waiting": counts.waiting(), "dead": counts.dead, "oldest": oldest.map(Wall::rfc3339),
                 }));
             }
-            let (room, damage) = (edge.store.space(), edge.store.damage());
-            Ok(json!({
-                "status": if room.is_some_and(|r| r.level == Level::Full) { "full" } else { "ready" },
+            let damage = edge.store.damage();
+            let known = json!({
+                "status": status,
                 "storage": {
                     "state": damage.state, "damage": damage.found,
                     "put_aside": damage.files.iter().map(put_aside).collect::<Vec<_>>(),
@@ -222,10 +228,12 @@ impl Edge {
                 },
                 "clock": if edge.store.timeline().trusted() { event::TRUSTED } else { event::UNTRUSTED },
                 "destinations": lanes,
-            }))
+            });
+            Ok((code, known))
         })
         .await?;
-        Ok(json_answer(StatusCode::OK, &known?))
+        let (code, known) = known?;
+        Ok(json_answer(code, &known))
     }
 }
 

@@ -55,7 +55,11 @@ fn a_full_quota_refuses_leads_plainly_says_so_and_delivers_on() {
     assert_eq!(page.status, 507);
     assert!(page.body.contains("Jane"), "the visitor need not type it again");
     assert_eq!(client.get("/healthz").status, 507);
-    assert_eq!(client.get("/readyz").json()["status"], "full");
+    let ready = client.get("/readyz");
+    assert_eq!((ready.status, ready.json()["status"].as_str()), (507, Some("full")));
+    // As a supervisor on another machine is told.
+    let ready = client.send("GET", "/readyz", &[("forwarded", "for=192.0.2.7")], b"").unwrap();
+    assert_eq!((ready.status, ready.json()), (507, json!({"status":"full"})));
 
     eventually("the alarms arrive", || {
         let levels: Vec<String> = alarms.taken().iter().map(|d| d.json()["data"]["level"].as_str().unwrap().to_owned()).collect();
