@@ -182,7 +182,10 @@ fn numbers(desk: &mut Desk, events: &[String]) -> Result<Vec<i64>, Failure> {
         Some(number) => Ok(number),
         None => Err(Failure::new(format!("there is no event {}", plain(id)))),
     };
-    events.iter().map(number).collect()
+    let mut numbers = events.iter().map(number).collect::<Result<Vec<i64>, Failure>>()?;
+    // Whatever order they were named in, those of one lead go into the queue in theirs.
+    numbers.sort_unstable();
+    Ok(numbers)
 }
 
 fn confirmed(question: &str) -> Result<bool, Failure> {

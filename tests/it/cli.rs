@@ -522,3 +522,23 @@ fn a_receiver_that_lost_something_gets_a_range_again_with_the_same_ids() {
     eventually("the dead letter arrives", || receiver.taken().len() == 10);
     daemon.stop();
 }
+
+#[test]
+fn what_is_sent_again_keeps_the_order_of_its_lead_however_it_is_named() {
+    let receiver = Receiver::well();
+    let home = Home::new(&Home::webhook("crm", &receiver.url(), "workers = 2"));
+    let daemon = Daemon::start(&home);
+    let client = Client::new(daemon.address);
+    let (lead, created) = client.lead(&json!({"name":"Jane"}));
+    let updated = client.json("PATCH", &format!("/api/v1/leads/{lead}"), &json!({"company":"Smith"})).json()["event_ids"][0].clone();
+    eventually("both arrive", || receiver.taken().len() == 2);
+    eventually("and are written down", || client.get("/readyz").json()["destinations"][0]["waiting"] == 0);
+    home.ok(&["queue", "pause", "crm"]);
+    assert!(home.ok(&["queue", "replay", "crm", updated.as_str().unwrap(), &created, &created]).contains("2 deliveries"));
+    let states: Vec<Value> = home.ok(&["--json", "queue", "list"]).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!((&states[0]["state"], &states[1]["state"]), (&json!("retrying"), &json!("held")), "{states:?}");
+    home.ok(&["queue", "resume", "crm"]);
+    eventually("both come again", || receiver.taken().len() == 4);
+    assert_eq!(receiver.taken().iter().map(|d| d.event_id().to_owned()).collect::<Vec<_>>()[2], created);
+    daemon.stop();
+}
