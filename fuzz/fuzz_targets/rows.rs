@@ -48,13 +48,14 @@ enum Val<'a> {
 const EDGES: [i64; 6] = [i64::MIN, i64::MIN + 1, i64::MAX - 1, i64::MAX, i64::MAX >> 42, u32::MAX as i64];
 
 /// Tables with their keys and columns.
-const TABLES: [(&str, &str, &[&str]); 10] = [
+const TABLES: [(&str, &str, &[&str]); 11] = [
     ("meta", "key", &["key", "value"]),
+    ("boot", "boot", &["boot", "id", "\"offset\"", "seen", "open"]),
     ("event", "seq", &["seq", "lead", "kind", "at", "tick", "random", "body"]),
     ("lead", "lead", &["lead", "version", "at", "state"]),
     ("submission", "bucket, digest", &["bucket", "digest", "event"]),
     ("destination", "dest", &["dest", "name", "paused", "nudge", "state", "since", "reason"]),
-    ("ready", "dest, event", &["dest", "event"]),
+    ("ready", "dest, event", &["dest", "event", "at", "attempts", "status"]),
     ("waiting", "dest, event", &["dest", "event", "due", "attempts", "age", "seen", "code", "reason"]),
     ("rendered", "dest, event", &["dest", "event", "body"]),
     ("dead", "dest, event", &["dest", "event", "at", "attempts", "class", "code", "status", "reason", "answer"]),
@@ -181,7 +182,7 @@ static WHOLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let db = rusqlite::Connection::open(&path).expect("it opens");
     // Back into the queue, as if the attempts had not been made.
     db.execute_batch(
-        "INSERT OR IGNORE INTO ready SELECT dest, event FROM history WHERE event % 2 = 0;
+        "INSERT OR IGNORE INTO ready (dest, event) SELECT dest, event FROM history WHERE event % 2 = 0;
          INSERT OR IGNORE INTO rendered SELECT dest, event, x'7b7d' FROM waiting;
          DELETE FROM history WHERE event % 2 = 0;",
     )
