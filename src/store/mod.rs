@@ -811,7 +811,7 @@ impl Store {
         self.0.stamps.pin(event, epoch)
     }
 
-    /// Not a byte of an event that was pinned has left the device.
+    /// Not a byte of an event has left the device by the attempt that pinned it.
     pub fn unpin(&self, event: i64) {
         self.0.stamps.unpin(event);
     }

@@ -9,7 +9,8 @@ use crate::event;
 use crate::lead::Lead;
 use crate::time::{Tick, Timeline, Wall};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -31,13 +32,14 @@ pub struct Stamps {
 #[derive(Debug, Default)]
 struct Inner {
     from: Option<i64>,
-    pinned: HashSet<i64>,
+    // How many attempts have sent the event or are about to: several lanes may have it, and one that sent nothing speaks for itself alone.
+    pinned: HashMap<i64, u32>,
 }
 
 impl Stamps {
     /// `from`: the first event that may be put right, as the last run left it.
     pub fn new(from: Option<i64>) -> Self {
-        Self { open: AtomicBool::new(from.is_some()), epoch: AtomicU64::new(0), inner: Mutex::new(Inner { from, pinned: HashSet::new() }) }
+        Self { open: AtomicBool::new(from.is_some()), epoch: AtomicU64::new(0), inner: Mutex::new(Inner { from, pinned: HashMap::new() }) }
     }
 
     /// To be asked before events are read that will be pinned.
@@ -67,25 +69,31 @@ impl Stamps {
             return false;
         }
         if inner.from.is_some_and(|from| event >= from) {
-            inner.pinned.insert(event);
+            let attempts = inner.pinned.entry(event).or_insert(0);
+            *attempts = attempts.saturating_add(1);
             if inner.pinned.len() > PINS_MAX {
-                inner.from = inner.pinned.drain().max().map(|last| last + 1);
+                inner.from = inner.pinned.drain().map(|(event, _)| event).max().map(|last| last + 1);
             }
         }
         true
     }
 
-    /// The event was not sent after all: not a byte of it has left.
+    /// The attempt that pinned the event sent nothing after all: not a byte of it has left by that one.
     pub fn unpin(&self, event: i64) {
-        if self.is_open() {
-            lock(&self.inner).pinned.remove(&event);
+        if self.is_open()
+            && let Entry::Occupied(mut pin) = lock(&self.inner).pinned.entry(event)
+        {
+            *pin.get_mut() -= 1;
+            if *pin.get() == 0 {
+                pin.remove();
+            }
         }
     }
 
     /// For an orderly stop: the first event that may still be put right by the next run of this boot.
     pub fn remaining(&self) -> Option<i64> {
         let inner = lock(&self.inner);
-        inner.from.map(|from| inner.pinned.iter().max().map_or(from, |last| from.max(last + 1)))
+        inner.from.map(|from| inner.pinned.keys().max().map_or(from, |last| from.max(last + 1)))
     }
 
     /// Puts the times of the oldest open events right, in one transaction of its own; gives how many. To be called again while
@@ -97,7 +105,7 @@ impl Stamps {
         let batch = read(&tx, from)?;
         let mut count = 0;
         for row in &batch {
-            if inner.pinned.contains(&row.seq) {
+            if inner.pinned.contains_key(&row.seq) {
                 continue;
             }
             if let Some(at) = line.wall_of(row.tick)

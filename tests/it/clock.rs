@@ -4,6 +4,7 @@ use crate::support::http::Client;
 use crate::support::peers::{missing, peer};
 use crate::support::rig::{DAY_MS, Hands, Rig};
 use crate::support::{Daemon, Home, Receiver, Reply, SECRET, eventually, leadsbotd};
+use leadsbotd::delivery::Step;
 use leadsbotd::retry::Policy;
 use leadsbotd::time::{Clock, Wall};
 use serde_json::{Value, json};
@@ -71,6 +72,25 @@ fn a_receiver_on_the_lan_is_served_at_once_and_times_are_put_right_before_the_ot
         receiver.seen().iter().filter(|d| d.json()["data"]["name"] == "tried in 1970").map(|d| d.body.clone()).collect();
     assert!(tried.len() >= 2 && tried.iter().all(|body| *body == tried[0]), "two attempts with other bytes");
     assert!(receiver.seen().iter().all(|d| d.verified(SECRET)));
+    rig.writer.stop();
+}
+
+#[test]
+fn what_one_receiver_has_seen_stays_as_it_is_when_another_could_not_be_reached() {
+    let folder = tempfile::tempdir().unwrap();
+    let (lan, mut away) = (Receiver::start(|_| Reply::status(500)), Receiver::well());
+    away.down();
+    let mut rig = Rig::with(folder.path(), &lan.url(), Policy::default(), in_1970());
+    let other = rig.add("away", &away.url());
+    let event = rig.capture("seen in 1970");
+    assert_eq!(rig.lane.step(), Step::Sent);
+    assert_eq!(lan.seen().len(), 1);
+    assert_eq!(other.step(), Step::Sent);
+    rig.clock.set(NOON, true);
+    noticed(&rig);
+    rig.live(rig.clock.uptime_ms() + 3_600_000);
+    let bodies: Vec<Vec<u8>> = lan.seen().iter().filter(|d| d.event_id() == event).map(|d| d.body.clone()).collect();
+    assert!(bodies.len() >= 2 && bodies.iter().all(|body| *body == bodies[0]), "two attempts with other bytes");
     rig.writer.stop();
 }
 

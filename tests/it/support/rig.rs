@@ -8,7 +8,7 @@ use leadsbotd::intake::Router;
 use leadsbotd::lead::{Limits, Submission, Trust};
 use leadsbotd::retry::Policy;
 use leadsbotd::secret::Secret;
-use leadsbotd::store::{self, Done, Options, Store, Writer};
+use leadsbotd::store::{self, Captured, Done, Options, Store, Writer};
 use leadsbotd::time::{Clock, Tick, Wall};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, mpsc};
@@ -64,6 +64,27 @@ impl Clock for Hands {
     }
 }
 
+/// A destination's lane, and where it stands in a router.
+fn lane(store: &Store, name: &str, url: &str, policy: Policy) -> (Arc<Lane>, (i64, Arc<Spec>)) {
+    let dest = store.register(vec![name.to_owned()]).unwrap()[0];
+    let timeouts = Timeouts { connect: Duration::from_secs(2), total: Duration::from_secs(5) };
+    let spec = Arc::new(Spec {
+        name: name.to_owned(),
+        url: url.parse().unwrap(),
+        secrets: vec![Secret::new(SECRET).unwrap()],
+        events: vec!["lead.*".to_owned()],
+        when: None,
+        body: Body::Full,
+        headers: Vec::new(),
+        workers: 1,
+        timeouts: timeouts.clone(),
+    });
+    let transport = Arc::new(Http::new(&spec.url, &timeouts, &Network::default(), false).unwrap());
+    let lane = Arc::new(Lane::new(store.clone(), Assignment { dest, spec: Arc::clone(&spec), policy, transport }, Tick::ZERO));
+    store.watch(dest, Some(Lane::watcher(&lane)));
+    (lane, (dest, spec))
+}
+
 /// A lane over a real store, stepped by hand.
 pub struct Rig {
     pub clock: Arc<Hands>,
@@ -87,37 +108,34 @@ impl Rig {
     pub fn limited(folder: &std::path::Path, url: &str, policy: Policy, clock: Arc<Hands>, limits: store::Limits) -> Self {
         let options = Options { limits, ..Options::new(folder.join("leads.db")) };
         let (store, writer) = Store::open(options, Arc::clone(&clock) as Arc<dyn Clock>).unwrap();
-        let dest = store.register(vec!["crm".to_owned()]).unwrap()[0];
-        let timeouts = Timeouts { connect: Duration::from_secs(2), total: Duration::from_secs(5) };
-        let spec = Arc::new(Spec {
-            name: "crm".to_owned(),
-            url: url.parse().unwrap(),
-            secrets: vec![Secret::new(SECRET).unwrap()],
-            events: vec!["lead.*".to_owned()],
-            when: None,
-            body: Body::Full,
-            headers: Vec::new(),
-            workers: 1,
-            timeouts: timeouts.clone(),
-        });
-        let transport = Arc::new(Http::new(&spec.url, &timeouts, &Network::default(), false).unwrap());
-        let lane = Arc::new(Lane::new(store.clone(), Assignment { dest, spec: Arc::clone(&spec), policy, transport }, Tick::ZERO));
-        store.watch(dest, Some(Lane::watcher(&lane)));
-        let router = Router { device: Device::default(), limits: Limits::default(), destinations: vec![(dest, spec)] };
+        let (lane, destination) = lane(&store, "crm", url, policy);
+        let router = Router { device: Device::default(), limits: Limits::default(), destinations: vec![destination] };
         Self { clock, store, writer, lane, router }
+    }
+
+    /// Another destination from now on, with a lane of its own.
+    pub fn add(&mut self, name: &str, url: &str) -> Arc<Lane> {
+        let (lane, destination) = lane(&self.store, name, url, Policy::default());
+        self.router.destinations.push(destination);
+        lane
     }
 
     /// Captures a lead as the edge does; gives the event's id.
     pub fn capture(&self, name: &str) -> String {
+        self.submit(name, None).unwrap().event_id
+    }
+
+    /// The same with the key of a submission.
+    pub fn submit(&self, name: &str, key: Option<[u8; 16]>) -> Result<Captured, store::Error> {
         let clock = if self.store.timeline().trusted() { event::TRUSTED } else { event::UNTRUSTED };
         let context = Context { clock, ..Context::default() };
         let json = format!("{{\"name\":\"{name}\"}}");
         let submission = Submission::from_json(json.as_bytes(), &Limits::default(), Trust::Api).unwrap();
         let event = self.router.created(self.store.ids(), submission, "test", context, self.clock.wall()).unwrap();
         let (tx, rx) = mpsc::channel();
-        self.store.capture(event, None, move |done| tx.send(done).unwrap()).unwrap();
-        match rx.recv().unwrap().unwrap() {
-            Done::Captured(captured) => captured.event_id,
+        self.store.capture(event, key, move |done| tx.send(done).unwrap())?;
+        match rx.recv().unwrap()? {
+            Done::Captured(captured) => Ok(captured),
             other => panic!("{other:?}"),
         }
     }
