@@ -95,7 +95,11 @@ pub fn submitted(conn: &Connection, digest: &[u8; 16], next_seq: i64) -> Result<
 /// Remembers a submission's key, and forgets the oldest when a new bucket begins.
 pub fn remember(conn: &Connection, digest: &[u8; 16], seq: i64) -> Result<(), Error> {
     let bucket = seq / BUCKET_EVENTS;
-    conn.prepare_cached("INSERT INTO submission (bucket, digest, event) VALUES (?1, ?2, ?3)")?.execute(params![bucket, digest, seq])?;
+    // A key that is there already belongs to an event that was forgotten.
+    conn.prepare_cached(
+        "INSERT INTO submission (bucket, digest, event) VALUES (?1, ?2, ?3) ON CONFLICT (bucket, digest) DO UPDATE SET event = excluded.event",
+    )?
+    .execute(params![bucket, digest, seq])?;
     if seq % 16 == 0 {
         conn.prepare_cached("DELETE FROM submission WHERE bucket < ?1")?.execute([bucket - BUCKETS])?;
     }

@@ -209,6 +209,23 @@ fn a_wrong_clock_forgets_nothing() {
 }
 
 #[test]
+fn a_key_whose_lead_was_forgotten_can_be_sent_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let receiver = Receiver::well();
+    let clock = Hands::new();
+    let rig = Rig::limited(folder.path(), &receiver.url(), Policy::default(), Arc::clone(&clock), keeping(1, 1, 1));
+    let first = rig.submit("long ago", Some([7; 16])).unwrap();
+    rig.live(5_000);
+    clock.advance(40 * DAY_MS);
+    rig.capture("today");
+    eventually("the first is forgotten", || rig.store.read(|v| v.leads(i64::MAX, 10)).unwrap().len() == 1);
+    let again = rig.submit("today", Some([7; 16])).expect("the lead is taken");
+    assert!(!again.repeated && again.lead_id != first.lead_id, "{again:?}");
+    assert_eq!(rig.submit("today", Some([7; 16])).unwrap().lead_id, again.lead_id);
+    rig.writer.stop();
+}
+
+#[test]
 fn forgotten_room_goes_back_to_the_file_system() {
     let folder = tempfile::tempdir().unwrap();
     let receiver = Receiver::start(|_| Reply::status(200));
