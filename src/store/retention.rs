@@ -1,8 +1,9 @@
 //! Forgetting: what is old enough is taken out, a little at a time, and the room goes back to the file system.
 //!
-//! It must never take out an event that still has to be delivered, nor the newest one, whose number says how far the log has come.
+//! It must never take out an event that still has to be delivered, nor the newest one, whose number says how far the log has come, nor one
+//! that is old only by a clock that could not be believed.
 
-use super::{Error, Retention, Space, queue};
+use super::{Error, Retention, Space, queue, stamp};
 use crate::time::{Tick, Timeline};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use std::time::Duration;
@@ -142,7 +143,7 @@ fn events(conn: &mut Connection, line: &Timeline, keep: Retention, after: i64) -
     for (seq, lead, _) in old {
         let of_lead = of_lead(&tx, seq, lead)?;
         let (state, finished) = state(&tx, &of_lead)?;
-        let newest = of_lead.iter().map(|(_, at)| *at).max().unwrap_or(0).max(finished);
+        let newest = of_lead.iter().map(|(_, at)| at.unwrap_or(i64::MAX)).max().unwrap_or(0).max(finished);
         let forget = match (lead, state) {
             (_, State::Pending) => false,
             (None, _) => history.is_some_and(|cutoff| newest < cutoff) && state != State::Dead,
@@ -180,15 +181,22 @@ enum State {
     Nowhere,
 }
 
-fn of_lead(conn: &Connection, seq: i64, lead: Option<i64>) -> Result<Vec<(i64, i64)>, Error> {
-    let mut statement = conn
-        .prepare_cached("SELECT seq, at FROM event WHERE seq = ?1 UNION ALL SELECT seq, at FROM event WHERE lead = ?2 AND lead <> seq")?;
-    let rows = statement.query_map(params![seq, lead], |r| Ok((r.get(0)?, r.get(1)?)))?;
-    rows.map(|r| r.map_err(Error::from)).collect()
+/// The events of a lead, each with when it was made at the latest.
+fn of_lead(conn: &Connection, seq: i64, lead: Option<i64>) -> Result<Vec<(i64, Option<i64>)>, Error> {
+    let mut statement = conn.prepare_cached(
+        "SELECT seq, at, tick, body FROM event WHERE seq = ?1 UNION ALL SELECT seq, at, tick, body FROM event WHERE lead = ?2 AND lead <> seq",
+    )?;
+    let mut rows = statement.query(params![seq, lead])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let made_by = stamp::made_by(conn, row.get(1)?, row.get(2)?, row.get_ref(3)?.as_blob().unwrap_or_default())?;
+        found.push((row.get(0)?, made_by));
+    }
+    Ok(found)
 }
 
 /// How these events stand, and when the latest of them was delivered.
-fn state(conn: &Connection, events: &[(i64, i64)]) -> Result<(State, i64), Error> {
+fn state(conn: &Connection, events: &[(i64, Option<i64>)]) -> Result<(State, i64), Error> {
     let (mut state, mut finished) = (State::Nowhere, 0);
     for (seq, _) in events {
         let (pending, dead, done): (bool, bool, Option<i64>) = conn
@@ -196,7 +204,8 @@ fn state(conn: &Connection, events: &[(i64, i64)]) -> Result<(State, i64), Error
                 "SELECT EXISTS (SELECT 1 FROM destination d JOIN ready r ON r.dest = d.dest AND r.event = ?1 AND r.at IS NULL)
                      OR EXISTS (SELECT 1 FROM destination d JOIN waiting w ON w.dest = d.dest AND w.event = ?1),
                    EXISTS (SELECT 1 FROM destination d JOIN dead x ON x.dest = d.dest AND x.event = ?1),
-                   (SELECT max(h.at) FROM history h WHERE h.event = ?1)",
+                   (SELECT max(at) FROM (SELECT h.at FROM history h WHERE h.event = ?1
+                     UNION ALL SELECT r.at FROM destination d JOIN ready r ON r.dest = d.dest AND r.event = ?1))",
             )?
             .query_row([seq], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?;
         if pending {
@@ -227,4 +236,23 @@ fn give_back(conn: &Connection) -> Result<bool, Error> {
     let mut rows = statement.query([])?;
     while rows.next()?.is_some() {}
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::schema;
+
+    #[test]
+    fn a_delivery_whose_end_is_still_noted_in_the_queue_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("leads.db");
+        let mut conn = schema::connect(&path, schema::Purpose::Writer).unwrap();
+        schema::migrate(&mut conn, &path).unwrap();
+        conn.execute_batch("INSERT INTO destination (dest, name) VALUES (1, 'crm'); INSERT INTO ready VALUES (1, 5, 700, 1, 200), (1, 6, NULL, NULL, NULL)")
+            .unwrap();
+        assert_eq!(state(&conn, &[(5, None)]).unwrap(), (State::Delivered, 700));
+        assert_eq!(state(&conn, &[(5, None), (6, None)]).unwrap(), (State::Pending, 0));
+        assert_eq!(state(&conn, &[(4, None)]).unwrap(), (State::Nowhere, 0));
+    }
 }

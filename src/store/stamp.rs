@@ -129,6 +129,22 @@ impl Stamps {
     }
 }
 
+/// A time that an event was certainly not made after, ms: its own where the clock could be believed; otherwise by the milliseconds since
+/// its boot, or, where that boot never learned the time, the start of the next one that did. `None` when nothing tells.
+pub fn made_by(conn: &Connection, at: i64, tick: i64, body: &[u8]) -> Result<Option<i64>, Error> {
+    if unpack(body).is_ok_and(|body| !event::is_untrusted(&body)) {
+        return Ok(Some(at));
+    }
+    let known = conn
+        .prepare_cached(
+            "SELECT iif(boot = ?1 >> 42, \"offset\" + (?1 & 4398046511103), \"offset\") FROM boot
+             WHERE boot >= ?1 >> 42 AND \"offset\" IS NOT NULL ORDER BY boot LIMIT 1",
+        )?
+        .query_row([tick], |r| r.get(0))
+        .optional()?;
+    Ok(known)
+}
+
 struct Row {
     seq: i64,
     lead: Option<i64>,

@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Text that no packing makes shorter by much.
@@ -206,6 +207,36 @@ fn a_wrong_clock_forgets_nothing() {
     idle();
     assert_eq!(rig.store.read(|v| v.leads(i64::MAX, 10)).unwrap().len(), 5);
     rig.writer.stop();
+}
+
+#[test]
+fn a_lead_of_a_time_nobody_knew_is_as_old_as_what_came_after_it() {
+    for reboot in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let receiver = Receiver::well();
+        let clock = Hands::new();
+        clock.set(10_000, false);
+        let mut rig = Rig::limited(folder.path(), &receiver.url(), Policy::default(), Arc::clone(&clock), keeping(30, 30, 30));
+        rig.capture("taken in 1970, by the clock");
+        rig.live(5_000);
+        assert_eq!(receiver.taken().len(), 1, "these bytes have been seen, and say 1970 for ever");
+        if reboot {
+            rig.writer.stop();
+            drop((rig.lane, rig.store));
+            clock.boot.store(2, Ordering::SeqCst);
+            rig = Rig::limited(folder.path(), &receiver.url(), Policy::default(), Arc::clone(&clock), keeping(30, 30, 30));
+        }
+        clock.set(1_795_435_200_000, true);
+        rig.capture("minutes later");
+        rig.live(clock.uptime_ms() + 100_000);
+        idle();
+        let left = || rig.store.read(|v| v.leads(i64::MAX, 10)).unwrap().len();
+        assert_eq!(left(), 2, "reboot {reboot}: a lead minutes old was forgotten");
+        clock.advance(40 * DAY_MS);
+        rig.capture("today");
+        eventually("what is old by now is forgotten", || left() == 1);
+        rig.writer.stop();
+    }
 }
 
 #[test]
