@@ -474,6 +474,7 @@ impl Store {
         let short_lives = short_lives(&lock_file, &boot);
         note_short_lives(&lock_file, short_lives.saturating_add(1), &boot);
         let space = Space::new(&path, options.limits.clone());
+        space.make_way();
         let mut note = Note::load(&path);
         salvage::settle(&path, &note)?;
         let opened = match Opened::new(&options, &clock, &mut note) {

@@ -89,6 +89,9 @@ pub struct Report {
 /// Told when the level changes. Called on the writer's thread: must return at once.
 pub type OnChange = Box<dyn Fn(&Report) + Send + Sync>;
 
+/// Opening a database takes some room for its log and the log's index.
+const ROOM_TO_OPEN: u64 = 1 << 20;
+
 /// Keeps watch over the room.
 pub struct Space {
     level: AtomicU8,
@@ -158,6 +161,14 @@ impl Space {
     /// Gives the reserve to whoever must finish something: the disk is full. False when there was none left to give.
     pub fn release(&self) -> bool {
         std::fs::remove_file(&self.reserve).is_ok()
+    }
+
+    /// Before the database is opened: on a full card that takes the reserve, or what waits could not even be delivered.
+    pub fn make_way(&self) {
+        let free = statvfs(&self.folder).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+        if free < ROOM_TO_OPEN && self.release() {
+            log::warn!("the file system is full; the reserve was given away to open the database");
+        }
     }
 
     /// Measures, keeps the reserve in place if it can be, and tells of a change.

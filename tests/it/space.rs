@@ -146,6 +146,39 @@ fn on_a_full_card_deliveries_are_finished_in_the_reserve_and_capture_resumes_by_
     assert!(home.ok(&["check"]).contains("whole"));
 }
 
+#[test]
+fn started_on_a_full_card_it_delivers_what_waits() {
+    let receiver = Receiver::well();
+    let home = Home::new("");
+    let Some(card) = Card::new(&home.path("card"), 24) else { return };
+    let database = home.path("card").join("leads.db");
+    let text = std::fs::read_to_string(home.config()).unwrap();
+    let text = text.replace(&format!("path = {:?}", home.database()), &format!("path = {database:?}\nreserve_bytes = 4194304"));
+    std::fs::write(home.config(), text + &Home::webhook("crm", &receiver.url(), "")).unwrap();
+    for orderly in [true, false] {
+        let daemon = Daemon::start(&home);
+        let client = Client::new(daemon.address);
+        home.ok(&["queue", "pause", "crm"]);
+        let kept: BTreeSet<String> = (0..20).map(|n| client.lead(&json!({"name":format!("Visitor {n}")})).1).collect();
+        home.ok(&["queue", "resume", "crm"]);
+        home.ok(&["queue", "pause", "crm"]);
+        if orderly {
+            drop(daemon.stop())
+        } else {
+            daemon.kill()
+        }
+        let photos = card.fill();
+        let daemon = Daemon::start(&home);
+        let client = Client::new(daemon.address);
+        assert_eq!(client.json("POST", "/api/v1/leads", &json!({"name":"No room"})).status, 507);
+        home.ok(&["queue", "resume", "crm"]);
+        eventually("what was taken is delivered", || kept.is_subset(&receiver.taken().iter().map(|d| d.event_id().to_owned()).collect()));
+        std::fs::remove_file(photos).unwrap();
+        eventually("leads are taken again", || client.json("POST", "/api/v1/leads", &json!({"name":"Later"})).status == 201);
+        daemon.stop();
+    }
+}
+
 fn keeping(history_days: u32, delivered_days: u32, leads_days: u32) -> Limits {
     Limits { keep: Retention { history_days, delivered_days, leads_days }, ..Limits::default() }
 }
