@@ -195,6 +195,10 @@ pub fn apply(conn: &Connection, tally: &mut Tally, outcome: &Outcome) -> Result<
                 release(conn, tally, dest, event)?;
                 return Ok(true);
             }
+            // The commit before, whose success nobody could see, has succeeded after all.
+            if is_noted(conn, dest, event)? {
+                return Ok(true);
+            }
             leave(conn, tally, dest, event)?;
             finish(conn, tally, dest, event, *at, *attempts, "delivered", *status)?;
         }
@@ -230,7 +234,7 @@ pub fn settle(conn: &Connection, finished: &[(i64, i64)]) -> Result<(), Error> {
     for (dest, event) in finished {
         conn.prepare_cached(
             "INSERT INTO history (event, dest, at, attempts, result, status)
-             SELECT event, dest, at, attempts, 'delivered', status FROM ready WHERE dest = ?1 AND event = ?2 AND at IS NOT NULL
+             SELECT event, dest, at, ifnull(attempts, 1), 'delivered', status FROM ready WHERE dest = ?1 AND event = ?2 AND at IS NOT NULL
              ON CONFLICT (event, dest) DO UPDATE SET at = excluded.at, attempts = excluded.attempts, result = excluded.result, status = excluded.status",
         )?
         .execute([dest, event])?;
@@ -254,6 +258,11 @@ pub fn unsettled_at_front(conn: &Connection, look_at: i64) -> Result<Vec<(i64, i
     )?;
     let rows = statement.query_map([look_at], |r| Ok((r.get(0)?, r.get(1)?)))?;
     rows.map(|r| r.map_err(Error::from)).collect()
+}
+
+/// Whether the end of a delivery stands in `ready`.
+fn is_noted(conn: &Connection, dest: i64, event: i64) -> Result<bool, Error> {
+    Ok(conn.prepare_cached("SELECT 1 FROM ready WHERE dest = ?1 AND event = ?2 AND at IS NOT NULL")?.exists([dest, event])?)
 }
 
 fn pending(conn: &Connection, dest: i64, event: i64) -> Result<bool, Error> {
@@ -604,4 +613,47 @@ pub fn drop_one(conn: &Connection, tally: &mut Tally, dest: i64, event: i64, at:
     }
     finish(conn, tally, dest, event, at, 0, "dropped", None)?;
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::schema;
+
+    fn database(dir: &tempfile::TempDir) -> Connection {
+        let path = dir.path().join("leads.db");
+        let mut conn = schema::connect(&path, schema::Purpose::Writer).unwrap();
+        schema::migrate(&mut conn, &path).unwrap();
+        conn
+    }
+
+    fn is_there(conn: &Connection, table: &str) -> bool {
+        conn.prepare(&format!("SELECT 1 FROM {table} WHERE dest = 1 AND event = 5")).unwrap().exists([]).unwrap()
+    }
+
+    #[test]
+    fn an_end_that_is_written_twice_stands_in_one_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let conn = database(&dir);
+        let mut tally = Tally::default();
+        enqueue(&conn, &mut tally, 1, 5, None).unwrap();
+        let made = Outcome { dest: 1, event: 5, end: End::Done { at: Wall(700), attempts: 1, status: Some(200) }, rendered: None };
+        for _ in 0..2 {
+            assert!(apply(&conn, &mut tally, &made).unwrap());
+            assert_eq!((is_there(&conn, "ready"), is_there(&conn, "history")), (true, false));
+        }
+        settle(&conn, &[(1, 5)]).unwrap();
+        assert_eq!((is_there(&conn, "ready"), is_there(&conn, "history")), (false, true));
+        assert_eq!(counts(&conn, 1).unwrap(), Counts::default());
+        assert_eq!(tally.of(1), &Counts::default());
+    }
+
+    #[test]
+    fn an_end_that_does_not_say_how_many_attempts_it_took_stops_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let conn = database(&dir);
+        conn.execute_batch("INSERT INTO ready (dest, event, at) VALUES (1, 5, 700)").unwrap();
+        settle(&conn, &[(1, 5)]).unwrap();
+        assert_eq!((is_there(&conn, "ready"), is_there(&conn, "history")), (false, true));
+    }
 }
