@@ -62,8 +62,12 @@ impl Counting {
 }
 
 impl Store {
-    /// Begins to count. To be called by the writer, between two commits: this moment is what is counted.
+    /// Begins to count. To be called by the writer, between two commits: this moment is what is counted. If it fails, the counts are lost.
     pub(super) fn count_anew(&self) -> Result<(), Error> {
+        self.begin_to_count().inspect_err(|_| self.0.counting.lost())
+    }
+
+    fn begin_to_count(&self) -> Result<(), Error> {
         let round = self.0.counting.begin();
         let mut conn = schema::connect(&self.0.options.path, schema::Purpose::Reader)?;
         // The first statement fixes the moment, for as long as the transaction lasts.

@@ -330,7 +330,8 @@ impl State {
         if version != self.data_version {
             self.data_version = version;
             self.tell_of_change();
-            self.store.count_anew()?;
+            // That is done after the turn; no lead is to be refused because it cannot be.
+            self.store.0.counting.lost();
         }
         Ok(())
     }
@@ -462,6 +463,8 @@ impl State {
                     log::error!("{e}; closing the database and opening it again ({} times so far)", self.failures);
                 }
                 self.conn = None;
+                // A commit that was reported as failed may turn out to be there.
+                self.store.0.counting.lost();
                 self.store.0.epoch.fetch_add(1, Ordering::AcqRel);
                 lock(&self.store.0.pool).clear();
             }

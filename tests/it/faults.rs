@@ -113,6 +113,34 @@ fn a_write_or_sync_that_fails_refuses_the_lead_and_keeps_the_others() {
 }
 
 #[test]
+fn what_is_counted_is_what_is_there_after_a_commit_of_which_nobody_knew() {
+    if !strace() {
+        return;
+    }
+    let mut differed = 0;
+    for first in 8..16 {
+        let mut receiver = Receiver::well();
+        receiver.down();
+        let home = Home::new(&Home::webhook("crm", &receiver.url(), ""));
+        Daemon::start(&home).stop();
+        let inject = format!("inject=fdatasync:error=EIO:when={first}..{}", first + 5);
+        let arguments = ["-e", "trace=fdatasync", "-o", "/dev/null", "-e", &inject];
+        let Ok(daemon) = Daemon::traced(&home, &arguments) else { continue };
+        let client = Client::new(daemon.address);
+        let answers = visit(&daemon, 12);
+        eventually("it takes leads again", || client.json("POST", "/api/v1/leads", &json!({"name":"Afterwards"})).status == 201);
+        let there = || {
+            serde_json::from_str::<serde_json::Value>(&home.ok(&["--json", "queue", "status"])).unwrap()["destinations"][0]["waiting"]
+                .clone()
+        };
+        differed += usize::from(there().as_u64().unwrap() as usize > acknowledged(&answers).len() + 1);
+        eventually("the counts agree", || client.get("/readyz").json()["destinations"][0]["waiting"] == there());
+        daemon.kill();
+    }
+    assert!(differed > 0, "no commit that was reported as failed was ever found again");
+}
+
+#[test]
 fn on_a_disk_that_stays_full_leads_are_refused_with_507_and_deliveries_go_on() {
     if !strace() {
         return;
