@@ -20,6 +20,10 @@ use std::time::{Duration, Instant};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// WAL frames after which the writer copies them into the database file.
 const CHECKPOINT_FRAMES: i64 = 1000;
+/// How many a step of forgetting writes, roughly.
+const FORGETTING_FRAMES: i64 = 50;
+/// How many events are written anew for one, roughly.
+const EVENTS_A_FRAME: usize = 4;
 /// So many finished deliveries are moved to history at once.
 const SETTLE_AT: usize = 64;
 /// How many of the oldest rows of each destination are looked at for such when the database is opened.
@@ -99,6 +103,7 @@ impl State {
             self.keep_room(work);
             let limits = self.store.0.space.limits();
             self.store.0.wear.look(&self.store.0.timeline, limits.write_budget, limits.card_endurance);
+            self.shorten_the_log();
             if self.store.0.counting.is_lost()
                 && !self.store.0.is_carrying_over()
                 && let Err(e) = self.store.count_anew()
@@ -167,6 +172,7 @@ impl State {
         match self.store.0.stamps.put_right(conn, line) {
             Ok(0) => {}
             Ok(count) => {
+                self.frames += i64::try_from(count / EVENTS_A_FRAME).unwrap_or(0);
                 log::info!("events whose time was put right: {count}; they had been captured before the clock could be believed");
                 self.tell_of_change();
             }
@@ -188,6 +194,7 @@ impl State {
         }
         match self.forgetting.step(conn, &shared.timeline, &shared.space) {
             Ok(more) => {
+                self.frames += if more { FORGETTING_FRAMES } else { 0 };
                 // It may have taken dead letters out.
                 if self.busy_forgetting && !more && self.store.count_anew().is_err() {
                     log::debug!("the deliveries are counted whenever somebody asks");
@@ -213,7 +220,7 @@ impl State {
                 None if self.clock_known && self.failures == 0 && self.store.0.stamps.is_open() && self.store.0.timeline.trusted() => {
                     Duration::ZERO
                 }
-                None if self.busy_forgetting => FORGET_EVERY,
+                None if self.busy_forgetting && self.failures == 0 => FORGET_EVERY,
                 None => LOOK_EVERY,
                 Some(_) if held_back.is_some() => held_back.unwrap_or(LOOK_EVERY),
                 Some(_) if self.outcomes.len() >= options.flush_at => Duration::ZERO,
@@ -295,17 +302,18 @@ impl State {
                 }
             }
         }
-        if self.frames >= CHECKPOINT_FRAMES
-            && let Some(conn) = &self.conn
-        {
-            self.frames = checkpoint(conn, "PASSIVE");
-            // Readers that overlap without a gap keep the log from starting over; past this size they are made to wait.
-            if self.frames > 4 * CHECKPOINT_FRAMES {
-                // Not for long: visitors wait meanwhile.
-                let _ = conn.busy_timeout(Duration::ZERO);
-                self.frames = checkpoint(conn, "RESTART");
-                let _ = conn.busy_timeout(schema::BUSY);
-            }
+    }
+
+    /// Copies the log into the file once it is long; after the answers.
+    fn shorten_the_log(&mut self) {
+        let Some(conn) = self.conn.as_ref().filter(|_| self.frames >= CHECKPOINT_FRAMES) else { return };
+        self.frames = checkpoint(conn, "PASSIVE");
+        // Readers that overlap without a gap keep the log from starting over; past this size they are made to wait.
+        if self.frames > 4 * CHECKPOINT_FRAMES {
+            // Not for long: visitors wait meanwhile.
+            let _ = conn.busy_timeout(Duration::ZERO);
+            self.frames = checkpoint(conn, "RESTART");
+            let _ = conn.busy_timeout(schema::BUSY);
         }
     }
 

@@ -95,6 +95,26 @@ fn what_one_receiver_has_seen_stays_as_it_is_when_another_could_not_be_reached()
 }
 
 #[test]
+fn times_put_right_by_the_ten_thousand_leave_the_log_short() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut receiver = Receiver::well();
+    receiver.down();
+    let rig = Rig::with(folder.path(), &receiver.url(), Policy::default(), in_1970());
+    rig.capture("the first of many");
+    let database = rusqlite::Connection::open(folder.path().join("leads.db")).unwrap();
+    let many = "WITH RECURSIVE n (n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM n WHERE n < 60000)
+        INSERT INTO event SELECT n, n, kind, at, tick, random, body FROM n, event WHERE seq = 1; PRAGMA wal_checkpoint(TRUNCATE)";
+    database.execute_batch(many).unwrap();
+    rig.clock.set(NOON, true);
+    let right = || database.query_row("SELECT at > 1000000000 FROM event WHERE seq = 60000", [], |r| r.get::<_, bool>(0)).unwrap();
+    eventually("the last one is put right", right);
+    assert!(rig.store.settle(Duration::from_secs(10)));
+    let log = std::fs::metadata(folder.path().join("leads.db-wal")).unwrap().len();
+    assert!(log < 12 << 20, "the log has {log} bytes");
+    rig.writer.stop();
+}
+
+#[test]
 fn an_orderly_stop_keeps_what_can_still_be_put_right_and_a_crash_changes_nothing_that_may_have_been_sent() {
     for orderly in [true, false] {
         let folder = tempfile::tempdir().unwrap();
