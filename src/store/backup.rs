@@ -7,7 +7,7 @@ use super::salvage::{self, Batch, Entry, Identity, Merged, Note, Restored, Sink}
 use super::{Error, Opened, Options, Salvaged, audit, beside, leads, lock_for_daemon, queue, schema};
 use crate::id::IdKey;
 use crate::time::Clock;
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
@@ -49,10 +49,7 @@ fn look_over(path: &Path) -> Result<[u8; 32], Error> {
     let failed = |message: String| Error::Open { path: path.to_owned(), message };
     let (id, version, tables) = salvage::peek(path).ok_or_else(|| failed("it is no database of leadsbotd".to_owned()))?;
     schema::is_for_us(path, id, version, tables).map_err(|e| failed(format!("it is no database of leadsbotd: {e}")))?;
-    // Immutable: nothing is written beside it.
-    let name = percent_encoding::percent_encode(path.as_os_str().as_encoded_bytes(), percent_encoding::NON_ALPHANUMERIC);
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let conn = Connection::open_with_flags(format!("file:{name}?immutable=1"), flags)?;
+    let conn = immutable(path)?;
     let look = || -> Result<Result<[u8; 32], String>, Error> {
         let Some(key) = schema::id_key_kept(&conn)? else { return Ok(Err("it has no key for its ids".to_owned())) };
         Ok(audit::faults(&conn, &IdKey::new(key))?.into_iter().next().map_or(Ok(key), Err))
@@ -87,7 +84,7 @@ pub fn restore(options: &Options, clock: &Arc<dyn Clock>, file: &Path) -> Result
     if path.exists() {
         let known_to = former(path, &note);
         whole = known_to.is_some();
-        let merge = salvage::recall(path).identity.key() == Some(key);
+        let merge = salvage::recall(path).identity.key() == Some(key) && !(whole && went_another_way(path, &copy)?);
         let name = copy.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let restored = Restored { copy: name, merge, known_to: known_to.filter(|_| merge) };
         salvage::set_aside(path, &mut note, "a backup has taken its place", clock.wall(), Some(restored))?;
@@ -120,6 +117,30 @@ fn former(path: &Path, note: &Note) -> Option<i64> {
     let conn = schema::connect(path, schema::Purpose::Reader).ok()?;
     schema::quick_check(&conn).ok()?;
     leads::last_seq(&conn).ok()
+}
+
+/// Whether the present database has another event under a number that the backup gave too: both were begun from one earlier backup, and
+/// what the one knows of a number says nothing about the other's.
+fn went_another_way(path: &Path, backup: &Path) -> Result<bool, Error> {
+    let present = schema::connect(path, schema::Purpose::Reader)?;
+    let mut there = present.prepare("SELECT random FROM event WHERE seq = ?1")?;
+    let backup = immutable(backup)?;
+    let mut newest_first = backup.prepare("SELECT seq, random FROM event ORDER BY seq DESC")?;
+    let mut rows = newest_first.query([])?;
+    while let Some(row) = rows.next()? {
+        let random: Option<i64> = there.query_row([row.get::<_, i64>(0)?], |r| r.get(0)).optional()?;
+        if let Some(random) = random {
+            return Ok(random != row.get::<_, i64>(1)?);
+        }
+    }
+    Ok(false)
+}
+
+/// Opens a file that nobody writes, and writes nothing beside it.
+fn immutable(path: &Path) -> Result<Connection, Error> {
+    let name = percent_encoding::percent_encode(path.as_os_str().as_encoded_bytes(), percent_encoding::NON_ALPHANUMERIC);
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Ok(Connection::open_with_flags(format!("file:{name}?immutable=1"), flags)?)
 }
 
 /// Adds to a restored database what the one before it knows. Before anything is delivered, and again from the start after a cut.

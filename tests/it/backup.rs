@@ -129,6 +129,40 @@ fn restoring_sends_nothing_again_and_loses_nothing() {
 }
 
 #[test]
+fn a_database_that_went_another_way_since_their_common_backup_takes_nothing_from_the_restored_one() {
+    let mut receiver = Receiver::well();
+    let home = Home::new(&Home::webhook("crm", &receiver.url(), ""));
+    Daemon::start(&home).stop();
+    let (common, first) = (home.path("common.db"), home.path("first.db"));
+    home.ok(&["backup", common.to_str().unwrap()]);
+    receiver.down();
+    let daemon = Daemon::start(&home);
+    let client = Client::new(daemon.address);
+    let kept: BTreeSet<String> = (0..3).map(|n| client.lead(&json!({"name":format!("First way {n}")})).0).collect();
+    daemon.stop();
+    home.ok(&["backup", first.to_str().unwrap()]);
+    // Another card, begun from the common backup: its events have the numbers of the first three, and are delivered.
+    for name in ["leads.db", "leads.db-wal", "leads.db-shm"] {
+        let _ = std::fs::remove_file(home.path(name));
+    }
+    home.ok(&["restore", common.to_str().unwrap()]);
+    receiver.up();
+    let daemon = Daemon::start(&home);
+    let client = Client::new(daemon.address);
+    let other: BTreeSet<String> = (0..3).map(|n| client.lead(&json!({"name":format!("Second way {n}")})).0).collect();
+    drained(&client);
+    daemon.stop();
+    let said = home.ok(&["restore", first.to_str().unwrap()]);
+    assert!(said.contains("it is another one"), "{said}");
+    let daemon = Daemon::start(&home);
+    drained(&Client::new(daemon.address));
+    daemon.stop();
+    assert_eq!(leads(&home), kept);
+    let arrived: BTreeSet<String> = receiver.taken().iter().map(|d| d.json()["data"]["id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(arrived, kept.union(&other).cloned().collect(), "a lead never arrived");
+}
+
+#[test]
 fn a_restore_cut_off_at_any_rename_is_finished_by_the_next_start() {
     let receiver = Receiver::well();
     let home = Home::new(&Home::webhook("crm", &receiver.url(), ""));
