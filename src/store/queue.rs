@@ -594,10 +594,10 @@ fn put_back(conn: &Connection, tally: &mut Tally, dest: i64, event: i64) -> Resu
     Ok(())
 }
 
-/// The finished deliveries of a destination whose events were made in `[since, until)`, oldest first.
+/// The deliveries that were made to a destination whose events are of `[since, until)`, oldest first; not those that were dropped.
 pub fn finished(conn: &Connection, dest: i64, since: Wall, until: Wall) -> Result<Vec<i64>, Error> {
     let mut statement = conn.prepare_cached(
-        "SELECT f.event FROM (SELECT event FROM history WHERE dest = ?1 UNION SELECT event FROM ready WHERE dest = ?1 AND at IS NOT NULL) f
+        "SELECT f.event FROM (SELECT event FROM history WHERE dest = ?1 AND result = 'delivered' UNION SELECT event FROM ready WHERE dest = ?1 AND at IS NOT NULL) f
          JOIN event e ON e.seq = f.event WHERE e.at >= ?2 AND e.at < ?3 ORDER BY f.event",
     )?;
     let rows = statement.query_map(params![dest, since.0, until.0], |r| r.get(0))?;

@@ -40,7 +40,7 @@ impl View<'_> {
         queue::list(self.0, dest, state, after, limit)
     }
 
-    /// Finished deliveries of events made in `[since, until)`.
+    /// Deliveries that were made, of events of `[since, until)`.
     pub fn finished(&self, dest: i64, since: Wall, until: Wall) -> Result<Vec<i64>, Error> {
         queue::finished(self.0, dest, since, until)
     }

@@ -520,6 +520,11 @@ fn a_receiver_that_lost_something_gets_a_range_again_with_the_same_ids() {
     assert!(home.ok(&["queue", "retry", "crm", "--dead", "--until", "2021-01-01"]).contains("0 of crm"));
     assert!(home.ok(&["queue", "retry", "crm", "--dead", "--since", "2021-01-01"]).contains("1 of crm"));
     eventually("the dead letter arrives", || receiver.taken().len() == 10);
+    eventually("and is written down as well", || client.get("/readyz").json()["destinations"][0]["waiting"] == 0);
+    home.ok(&["queue", "pause", "crm"]);
+    client.lead(&json!({"name":"Not for them"}));
+    assert!(home.ok(&["queue", "drop", "crm", "--all", "--yes"]).contains("1 deliveries"));
+    assert!(home.ok(&["queue", "replay", "crm", "--since", "2020-01-01"]).contains("5 deliveries"), "what was dropped was never delivered");
     daemon.stop();
 }
 
