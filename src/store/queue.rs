@@ -337,13 +337,21 @@ pub fn claim_waiting(conn: &Connection, dest: i64, now: Tick, limit: usize) -> R
 }
 
 fn job(row: &rusqlite::Row<'_>) -> rusqlite::Result<Job> {
+    // A row of the log that cannot be read must not keep the others waiting: such a delivery goes to the dead letters.
+    let logged = || -> rusqlite::Result<_> {
+        let rendered = row.get_ref(5)?.as_bytes_or_null()?.map(<[u8]>::to_vec);
+        Ok((row.get(1)?, row.get(2)?, super::from_column(row.get(3)?), unpack(row.get_ref(4)?.as_bytes()?).map(Cow::into_owned), rendered))
+    };
+    let (lead, kind, random, event_body, rendered) = logged().unwrap_or_else(|e| {
+        (None, String::new(), 0, Err(Error::Unreadable(format!("the stored row of an event cannot be read: {e}"))), None)
+    });
     Ok(Job {
         event: row.get(0)?,
-        lead: row.get(1)?,
-        kind: row.get(2)?,
-        random: super::from_column(row.get(3)?),
-        event_body: unpack(row.get_ref(4)?.as_blob()?).map(Cow::into_owned),
-        rendered: row.get(5)?,
+        lead,
+        kind,
+        random,
+        event_body,
+        rendered,
         attempts: row.get(6)?,
         age_ms: row.get(7)?,
         seen: Tick(row.get(8)?),

@@ -1,7 +1,10 @@
 //! Damage: whatever lies where the database should be, the next lead is taken, and what can be read of the old ones is not lost.
 
 use crate::support::http::Client;
+use crate::support::rig::Rig;
 use crate::support::{Daemon, Home, Receiver, Reply, SECRET, eventually};
+use leadsbotd::retry::Policy;
+use leadsbotd::store::Counts;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt;
@@ -519,6 +522,23 @@ fn commits_behind_a_ruined_part_of_the_log_are_not_lost_in_silence() {
     // The frame that is ruined may have been the only one with its page's latest rows.
     assert!(there >= ids.len() - 3, "{there} of {} are left", ids.len());
     daemon.stop();
+}
+
+#[test]
+fn a_row_that_holds_something_else_keeps_no_other_delivery_waiting() {
+    let folder = tempfile::tempdir().unwrap();
+    let receiver = Receiver::well();
+    let rig = Rig::new(folder.path(), &receiver.url(), Policy::default());
+    let events: Vec<String> = (0..5).map(|n| rig.capture(&format!("visitor {n}"))).collect();
+    // What one bit makes of the head of a row: the same bytes are a text now, or a text is bytes.
+    let ruined = "UPDATE event SET body = CAST(body AS TEXT) WHERE seq = 1; UPDATE event SET kind = CAST(kind AS BLOB) WHERE seq = 2";
+    rusqlite::Connection::open(folder.path().join("leads.db")).unwrap().execute_batch(ruined).unwrap();
+    rig.live(60_000);
+    let arrived: BTreeSet<String> = receiver.taken().iter().map(|d| d.event_id().to_owned()).collect();
+    assert_eq!(arrived, [&events[0], &events[2], &events[3], &events[4]].into_iter().cloned().collect());
+    assert!(rig.store.settle(std::time::Duration::from_secs(10)));
+    assert_eq!(rig.store.read(|v| v.counts(1)).unwrap(), Counts { dead: 1, ..Counts::default() });
+    rig.writer.stop();
 }
 
 #[test]
