@@ -253,7 +253,7 @@ pub fn unsettled(conn: &Connection, limit: i64) -> Result<Vec<(i64, i64)>, Error
 /// Finished rows among the oldest of each destination in `ready`: where a process that died has left them.
 pub fn unsettled_at_front(conn: &Connection, look_at: i64) -> Result<Vec<(i64, i64)>, Error> {
     let mut statement = conn.prepare(
-        "SELECT d.dest, r.event FROM destination d JOIN ready r ON r.dest = d.dest
+        "SELECT d.dest, r.event FROM destination d CROSS JOIN ready r ON r.dest = d.dest
          WHERE r.at IS NOT NULL AND r.event <= (SELECT max(event) FROM (SELECT event FROM ready WHERE dest = d.dest ORDER BY event LIMIT ?1))",
     )?;
     let rows = statement.query_map([look_at], |r| Ok((r.get(0)?, r.get(1)?)))?;

@@ -125,7 +125,9 @@ fn history(conn: &mut Connection, line: &Timeline, keep: Retention, after: (i64,
 /// Takes out old leads, and old events that are about no lead. Gives where to go on.
 fn events(conn: &mut Connection, line: &Timeline, keep: Retention, after: i64) -> Result<Option<i64>, Error> {
     let (history, delivered, leads) = (cutoff(line, keep.history_days), cutoff(line, keep.delivered_days), cutoff(line, keep.leads_days));
-    let Some(latest) = [history, delivered, leads].into_iter().flatten().max() else { return Ok(None) };
+    if [history, delivered, leads].iter().all(Option::is_none) {
+        return Ok(None);
+    }
     let rows: Vec<(i64, Option<i64>, i64)> = {
         let mut statement = conn.prepare_cached(
             "SELECT seq, lead, at FROM event WHERE seq > ?1 AND seq < (SELECT max(seq) FROM event) ORDER BY seq LIMIT ?2",
@@ -134,7 +136,11 @@ fn events(conn: &mut Connection, line: &Timeline, keep: Retention, after: i64) -
         rows.collect::<Result<_, _>>()?
     };
     let last = rows.last().map(|(seq, ..)| *seq);
-    let old: Vec<_> = rows.into_iter().filter(|(seq, lead, at)| *at < latest && lead.is_none_or(|l| l == *seq)).collect();
+    let cutoff = |lead: Option<i64>| if lead.is_some() { delivered.max(leads) } else { history };
+    let old: Vec<_> = rows
+        .into_iter()
+        .filter(|(seq, lead, at)| lead.is_none_or(|l| l == *seq) && cutoff(*lead).is_some_and(|cutoff| *at < cutoff))
+        .collect();
     if old.is_empty() {
         return Ok(last);
     }
@@ -195,19 +201,19 @@ fn of_lead(conn: &Connection, seq: i64, lead: Option<i64>) -> Result<Vec<(i64, O
     Ok(found)
 }
 
+// CROSS: destination by destination along the keys. Left to itself SQLite goes through all that waits, for every event.
+const STATE: &str = "SELECT EXISTS (SELECT 1 FROM destination d CROSS JOIN ready r ON r.dest = d.dest AND r.event = ?1 AND r.at IS NULL)
+         OR EXISTS (SELECT 1 FROM destination d CROSS JOIN waiting w ON w.dest = d.dest AND w.event = ?1),
+       EXISTS (SELECT 1 FROM destination d CROSS JOIN dead x ON x.dest = d.dest AND x.event = ?1),
+       (SELECT max(at) FROM (SELECT h.at FROM history h WHERE h.event = ?1
+         UNION ALL SELECT r.at FROM destination d CROSS JOIN ready r ON r.dest = d.dest AND r.event = ?1))";
+
 /// How these events stand, and when the latest of them was delivered.
 fn state(conn: &Connection, events: &[(i64, Option<i64>)]) -> Result<(State, i64), Error> {
     let (mut state, mut finished) = (State::Nowhere, 0);
     for (seq, _) in events {
-        let (pending, dead, done): (bool, bool, Option<i64>) = conn
-            .prepare_cached(
-                "SELECT EXISTS (SELECT 1 FROM destination d JOIN ready r ON r.dest = d.dest AND r.event = ?1 AND r.at IS NULL)
-                     OR EXISTS (SELECT 1 FROM destination d JOIN waiting w ON w.dest = d.dest AND w.event = ?1),
-                   EXISTS (SELECT 1 FROM destination d JOIN dead x ON x.dest = d.dest AND x.event = ?1),
-                   (SELECT max(at) FROM (SELECT h.at FROM history h WHERE h.event = ?1
-                     UNION ALL SELECT r.at FROM destination d JOIN ready r ON r.dest = d.dest AND r.event = ?1))",
-            )?
-            .query_row([seq], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?;
+        let (pending, dead, done): (bool, bool, Option<i64>) =
+            conn.prepare_cached(STATE)?.query_row([seq], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?;
         if pending {
             return Ok((State::Pending, 0));
         }
@@ -254,5 +260,22 @@ mod tests {
         assert_eq!(state(&conn, &[(5, None)]).unwrap(), (State::Delivered, 700));
         assert_eq!(state(&conn, &[(5, None), (6, None)]).unwrap(), (State::Pending, 0));
         assert_eq!(state(&conn, &[(4, None)]).unwrap(), (State::Nowhere, 0));
+    }
+
+    #[test]
+    fn how_an_event_stands_is_looked_up_and_not_searched_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("leads.db");
+        let mut conn = schema::connect(&path, schema::Purpose::Writer).unwrap();
+        schema::migrate(&mut conn, &path).unwrap();
+        let mut statement = conn.prepare(&format!("EXPLAIN QUERY PLAN {STATE}")).unwrap();
+        let plan: Vec<String> = statement.query_map([1], |r| r.get(3)).unwrap().map(Result::unwrap).collect();
+        for table in ["r", "w", "x", "h"] {
+            let of_table: Vec<&String> = plan.iter().filter(|line| line.split(' ').nth(1) == Some(table)).collect();
+            assert!(
+                !of_table.is_empty() && of_table.iter().all(|line| line.ends_with("event=?)") || line.ends_with("(event=?)")),
+                "{plan:#?}"
+            );
+        }
     }
 }
