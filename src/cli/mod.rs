@@ -60,7 +60,9 @@ enum Command {
     Demo(demo::Options),
     /// A receiver to develop against: verifies, prints, drops duplicates, and misbehaves when told to.
     Listen(listen::Options),
-    /// Send one invented event to a destination now and explain the answer. Nothing is kept.
+    /// Show the request that an event makes for a destination. Nothing is sent.
+    Preview(trigger::Options),
+    /// Send one event, an invented one unless you give a file, to a destination now and explain the answer. Nothing is kept.
     Trigger(trigger::Options),
     /// Print the X-LeadsBot-Signature of a file or of standard input.
     Sign(sign::SignOptions),
@@ -214,6 +216,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Check => check(cli),
         Command::Demo(options) => demo::run(options),
         Command::Listen(options) => listen::run(cli, options),
+        Command::Preview(options) => trigger::preview(cli, options),
         Command::Trigger(options) => trigger::run(cli, options),
         Command::Sign(options) => sign::sign(cli, options),
         Command::Verify(options) => sign::verify(cli, options),

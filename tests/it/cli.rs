@@ -299,13 +299,13 @@ fn trigger_says_when_nobody_is_there_and_sends_any_kind() {
     let mut receiver = Receiver::well();
     let home = Home::new(&Home::webhook("crm", &receiver.url(), ""));
     for kind in ["lead.created", "lead.updated", "lead.status_changed", "lead.replied", "test.ping"] {
-        home.ok(&["trigger", "crm", "--event", kind]);
+        home.ok(&["trigger", "crm", "--kind", kind]);
     }
     let kinds: Vec<String> = receiver.taken().iter().map(|d| d.header("x-leadsbot-event").to_owned()).collect();
     assert_eq!(kinds, ["lead.created", "lead.updated", "lead.status_changed", "lead.replied", "test.ping"]);
     assert_eq!(receiver.taken()[3].json()["data"]["reply"]["direction"], "outbound");
     assert_eq!(receiver.taken()[2].json()["data"]["to"], "contacted");
-    assert_eq!(home.run(&["trigger", "crm", "--event", "lead.sold"]).status.code(), Some(2));
+    assert_eq!(home.run(&["trigger", "crm", "--kind", "lead.sold"]).status.code(), Some(2));
     receiver.down();
     let refused = home.run(&["--json", "trigger", "crm"]);
     let told = json_line(&refused);
@@ -315,6 +315,52 @@ fn trigger_says_when_nobody_is_there_and_sends_any_kind() {
     let unknown = home.run(&["trigger", "crn"]);
     assert_eq!(unknown.status.code(), Some(1));
     assert_eq!(err(&unknown), "leadsbotd: there is no destination crn in the configuration; there are crm\n");
+}
+
+#[test]
+fn preview_shows_what_would_be_sent_and_sends_nothing() {
+    let receiver = Receiver::well();
+    let more = "when = \"data.score >= 50\"\nheaders = { Authorization = \"Bearer not-to-be-shown\" }\n\
+                map = { First = \"data.name | first_word\", Phone = \"data.phone | e164('43')\", At = \"created_at | date('%Y-%m-%d')\" }";
+    let home = Home::new(&Home::webhook("crm", &receiver.url(), more));
+    let event = |score: i64| {
+        json!({"id":"evt_5kx0p7d1w2c8h3m9q4r6t0v2yz","event":"lead.created","created_at":"2026-11-23T12:00:00.123Z",
+        "data":{"name":"Jane van Dyke","phone":"0664 1234567","score":score}})
+    };
+    let file = home.path("event.json");
+    let file = file.to_str().unwrap();
+    std::fs::write(file, event(88).to_string()).unwrap();
+    let text = home.ok(&["preview", "crm", "--event", file]);
+    assert!(text.starts_with("POST to crm (http://127.0.0.1:"), "{text}");
+    for line in
+        ["  X-LeadsBot-Event-Id: evt_5kx0p7d1w2c8h3m9q4r6t0v2yz\n", "  Authorization: (hidden)\n", "    \"Phone\": \"+436641234567\",\n"]
+    {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+    assert!(!text.contains("would not be sent") && !text.contains("not-to-be-shown") && !text.contains("/hook"), "{text}");
+    let shown = json_line(&home.run(&["--json", "preview", "crm", "--event", file]));
+    assert_eq!(shown["wanted"], true);
+    assert!(receiver.seen().is_empty() && !home.database().exists());
+
+    // What is sent is what was shown.
+    home.ok(&["trigger", "crm", "--event", file]);
+    let sent = receiver.taken().remove(0);
+    assert_eq!(sent.body, shown["request"]["body"].as_str().unwrap().as_bytes());
+    assert_eq!(sent.json(), json!({"First":"Jane","Phone":"+436641234567","At":"2026-11-23"}));
+    assert_eq!(sent.event_id(), "evt_5kx0p7d1w2c8h3m9q4r6t0v2yz");
+
+    std::fs::write(file, event(10).to_string()).unwrap();
+    assert!(home.ok(&["preview", "crm", "--event", file]).ends_with("it would not be sent\n"));
+    assert_eq!(json_line(&home.run(&["--json", "preview", "crm", "--event", file]))["wanted"], false);
+    assert!(home.ok(&["preview", "crm", "--kind", "test.ping"]).ends_with("it would not be sent\n"), "events has only lead.*");
+    for (content, complaint) in [("{", "is no JSON: "), ("[]", "is no event; "), ("{\"event\":\"lead.created\"}", "is no event; ")] {
+        std::fs::write(file, content).unwrap();
+        let output = home.run(&["preview", "crm", "--event", file]);
+        assert_eq!(output.status.code(), Some(1), "{content}");
+        assert!(err(&output).starts_with(&format!("leadsbotd: {file}: {complaint}")), "{}", err(&output));
+    }
+    let missing = home.run(&["preview", "crm", "--event", "no-such-file"]);
+    assert!(err(&missing).starts_with("leadsbotd: no-such-file: cannot be read: "), "{}", err(&missing));
 }
 
 /// A database with two leads, one of which tries to run a formula; no daemon any more.
