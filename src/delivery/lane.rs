@@ -3,26 +3,20 @@
 //! It must never write to the database itself, never send a delivery whose last outcome is not on the disk yet, and never let one
 //! delivery, or a fault in this program, stop the others.
 
+use super::ahead::Ahead;
+use super::ear::Ear;
 use super::{Assignment, Transport};
 use crate::destination::{Answer, Class, Spec, Verdict, judge, webhook};
 use crate::retry::{Change, Fate, Lane as Rules, Permit, Tried};
 use crate::store::{End, Error, Job, Letter, Outcome, Store, Watcher};
 use crate::time::{Tick, Wall, human};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Outcomes that may be unconfirmed at once: as many deliveries may be made twice after a power cut.
-const UNCONFIRMED_MAX: usize = 256;
-/// Deliveries read ahead.
-const READY_AHEAD: usize = 32;
-const WAITING_AHEAD: usize = 8;
 /// A condvar does not count time spent suspended; no wait is longer than this.
 const WAIT_MAX: Duration = Duration::from_secs(60);
-/// Probes of a blocked lane with the same delivery before another one is tried.
-const PROBES_WITH_ONE: u32 = 2;
-
 /// What a step did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
@@ -80,61 +74,12 @@ struct Given {
 #[derive(Debug)]
 struct Inner {
     rules: Rules,
-    cursor: i64,
-    buffer: VecDeque<Job>,
-    // The store's epoch when the buffer was read.
-    epoch: u64,
-    // Under way, or finished with the outcome not on the disk yet.
-    busy: HashSet<i64>,
-    // Deliveries that got the lane blocked, and how often.
-    suspects: HashMap<i64, u32>,
-    // Suspects of the last blocked time: if one of them is refused again while others get through, the trouble is its own.
-    doubtful: HashSet<i64>,
-    // Their mapped body is on its way to the disk; once it is there they are read again.
-    unmoved: HashSet<i64>,
-    // Counts the operator's changes and corrections of times: what was claimed before one may be gone, or have other bytes.
-    changes: u64,
+    ahead: Ahead,
     unreadable: u32,
     paused: bool,
     nudge: Option<i64>,
     told: (&'static str, Option<Wall>, String),
     attempts: BTreeMap<Class, u64>,
-}
-
-/// Where the writer leaves word. Its lock is held for a few instructions only.
-#[derive(Debug, Default)]
-struct Ear {
-    heard: Mutex<Heard>,
-    signal: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Heard {
-    generation: u64,
-    confirmed: Vec<i64>,
-    changed: bool,
-}
-
-impl Ear {
-    fn hear(&self, f: impl FnOnce(&mut Heard)) {
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        f(&mut heard);
-        heard.generation += 1;
-        drop(heard);
-        self.signal.notify_all();
-    }
-}
-
-impl Watcher for Ear {
-    fn work(&self) {
-        self.hear(|_| ());
-    }
-    fn confirmed(&self, events: &[i64]) {
-        self.hear(|h| h.confirmed.extend_from_slice(events));
-    }
-    fn changed(&self) {
-        self.hear(|h| h.changed = true);
-    }
 }
 
 /// An attempt that has been made.
@@ -144,33 +89,8 @@ struct Attempt {
     /// Its body, if that must be kept.
     fresh: Option<Vec<u8>>,
     probe: bool,
-    /// [`Inner::changes`] when it was claimed.
+    /// [`Ahead::changes`] when it was claimed.
     changes: u64,
-}
-
-impl Inner {
-    /// What becomes of a delivery whose attempt does not count. Its row has not moved.
-    fn again(&mut self, job: Job, refused: bool, keeps_body: bool, changes: u64) {
-        if keeps_body {
-            // Not before its bytes are on the disk: the next attempt must send the same.
-            self.unmoved.insert(job.event);
-        } else {
-            self.busy.remove(&job.event);
-        }
-        let mut stale = keeps_body;
-        if refused {
-            let times = self.suspects.entry(job.event).or_insert(0);
-            *times = times.saturating_add(1);
-            // Let another one try: perhaps it is only this one that is refused.
-            stale |= *times >= PROBES_WITH_ONE;
-        }
-        if changes != self.changes {
-            // An operator may have dropped it meanwhile: the row decides.
-            self.cursor = self.cursor.min(job.event - 1);
-        } else if !stale {
-            self.buffer.push_front(job);
-        }
-    }
 }
 
 impl Lane {
@@ -184,14 +104,7 @@ impl Lane {
             given: Mutex::new(Given { spec: assignment.spec, transport: assignment.transport }),
             inner: Mutex::new(Inner {
                 rules: Rules::new(assignment.policy),
-                cursor: 0,
-                buffer: VecDeque::new(),
-                epoch: 0,
-                busy: HashSet::new(),
-                suspects: HashMap::new(),
-                doubtful: HashSet::new(),
-                unmoved: HashSet::new(),
-                changes: 0,
+                ahead: Ahead::default(),
                 unreadable: 0,
                 paused: false,
                 nudge: None,
@@ -234,14 +147,14 @@ impl Lane {
             crew.alive.insert(index);
         }
         drop(crew);
-        lane.ear.hear(|_| ());
+        lane.ear.wake();
         Ok(())
     }
 
     /// Asks the threads to end once what they are doing is done. The queue stays.
     pub fn rest(&self) {
         self.crew().wanted = 0;
-        self.ear.hear(|_| ());
+        self.ear.wake();
     }
 
     /// Whether no thread is left.
@@ -276,7 +189,7 @@ impl Lane {
 
     fn run(&self, index: usize) {
         loop {
-            let generation = self.ear.heard.lock().unwrap_or_else(PoisonError::into_inner).generation;
+            let generation = self.ear.generation();
             {
                 let mut crew = self.crew();
                 if index >= crew.wanted {
@@ -298,10 +211,7 @@ impl Lane {
 
     fn wait(&self, generation: u64, until: Option<Tick>) {
         let patience = until.map_or(WAIT_MAX, |t| t.since(self.store.timeline().now()).min(WAIT_MAX));
-        let heard = self.ear.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        if heard.generation == generation {
-            drop(self.ear.signal.wait_timeout(heard, patience));
-        }
+        self.ear.wait(generation, patience);
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -323,7 +233,7 @@ impl Lane {
             if let Err(e) = self.listen(&mut inner, now) {
                 return self.unreadable(&mut inner, &e, now);
             }
-            if inner.paused || inner.busy.len() >= UNCONFIRMED_MAX {
+            if inner.paused || inner.ahead.is_full() {
                 return Step::Idle(None);
             }
             let probe = match inner.rules.permit(now) {
@@ -332,15 +242,18 @@ impl Lane {
                 Permit::Wait(until) => return Step::Idle(Some(until)),
                 Permit::Busy => return Step::Idle(None),
             };
-            let job = match self.next(&mut inner, now) {
+            let next = inner.ahead.next(&self.store, self.dest, now);
+            if next.is_ok() {
+                inner.unreadable = 0;
+            }
+            let job = match next {
                 Ok(Some(job)) => job,
                 Ok(None) => return Step::Idle(self.next_due(now)),
                 Err(e) => return self.unreadable(&mut inner, &e, now),
             };
-            if !self.store.pin(job.event, inner.epoch) {
+            if !self.store.pin(job.event, inner.ahead.epoch()) {
                 // Its time was put right after it was read.
-                inner.buffer.clear();
-                inner.cursor = 0;
+                inner.ahead.reread();
                 return Step::Again;
             }
             if probe {
@@ -348,8 +261,8 @@ impl Lane {
             } else {
                 inner.rules.begins(now);
             }
-            inner.busy.insert(job.event);
-            (job, probe, inner.changes)
+            inner.ahead.begins(job.event);
+            (job, probe, inner.ahead.changes())
         };
         let given = self.given();
         let event_id = self.store.ids().event(job.random).id(job.event);
@@ -363,15 +276,10 @@ impl Lane {
     /// Takes in what the writer left: confirmations first, then the operator's switches.
     fn listen(&self, inner: &mut Inner, now: Tick) -> Result<(), Error> {
         let (confirmed, changed) = {
-            let mut heard = self.ear.heard.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut heard = self.ear.heard();
             (std::mem::take(&mut heard.confirmed), std::mem::take(&mut heard.changed))
         };
-        for event in confirmed {
-            inner.busy.remove(&event);
-            if inner.unmoved.remove(&event) {
-                inner.cursor = inner.cursor.min(event - 1);
-            }
-        }
+        confirmed.into_iter().for_each(|event| inner.ahead.confirmed(event));
         if !changed {
             return Ok(());
         }
@@ -379,7 +287,7 @@ impl Lane {
             Ok(row) => row,
             Err(e) => {
                 // Without waking anybody: it is tried again when the pause is over.
-                self.ear.heard.lock().unwrap_or_else(PoisonError::into_inner).changed = true;
+                self.ear.heard().changed = true;
                 return Err(e);
             }
         };
@@ -387,9 +295,7 @@ impl Lane {
             inner.rules.clock_is_right(now);
         }
         // What was read ahead may have been dropped or retried by hand: read it again.
-        inner.buffer.clear();
-        inner.cursor = 0;
-        inner.changes += 1;
+        inner.ahead.changed();
         let Some(row) = row else { return Ok(()) };
         inner.paused = row.paused;
         if inner.nudge.is_some_and(|n| n != row.nudge) {
@@ -413,45 +319,6 @@ impl Lane {
             );
         }
         Step::Idle(Some(now.after(Duration::from_secs(5))))
-    }
-
-    /// The next delivery that is due: four fresh ones, then one that was put off, so that neither keeps the other waiting for ever.
-    fn next(&self, inner: &mut Inner, now: Tick) -> Result<Option<Job>, Error> {
-        if inner.buffer.is_empty() {
-            self.read_ahead(inner, now)?;
-            // Nothing new, but suspects were left behind the cursor: their turn has come again.
-            if inner.buffer.is_empty() && inner.cursor > 0 && !inner.suspects.is_empty() {
-                inner.cursor = 0;
-                self.read_ahead(inner, now)?;
-            }
-        }
-        Ok(inner.buffer.pop_front())
-    }
-
-    fn read_ahead(&self, inner: &mut Inner, now: Tick) -> Result<(), Error> {
-        let epoch = self.store.epoch();
-        if epoch != inner.epoch {
-            inner.epoch = epoch;
-            inner.changes += 1;
-        }
-        let (ready, waiting) = self.store.read(|view| {
-            let ready = view.claim_ready(self.dest, inner.cursor, READY_AHEAD)?;
-            Ok((ready, view.claim_waiting(self.dest, now, WAITING_AHEAD + inner.busy.len())?))
-        })?;
-        inner.unreadable = 0;
-        if let Some(last) = ready.last() {
-            inner.cursor = last.event;
-        }
-        let mut waiting = waiting.into_iter().filter(|j| !inner.busy.contains(&j.event));
-        let mut ready = ready.into_iter().filter(|j| !inner.busy.contains(&j.event)).peekable();
-        let mut buffer = VecDeque::new();
-        while ready.peek().is_some() {
-            buffer.extend(ready.by_ref().take(4));
-            buffer.extend(waiting.next());
-        }
-        buffer.extend(waiting);
-        inner.buffer = buffer;
-        Ok(())
     }
 
     fn next_due(&self, now: Tick) -> Option<Tick> {
@@ -504,7 +371,7 @@ impl Lane {
         let mut inner = self.inner();
         // Refused by an answer, not by the way there: it may be meant for this delivery alone.
         let refused = verdict.class == Class::Refused || (verdict.class == Class::Clock && verdict.status.is_some());
-        let own_trouble = refused && inner.doubtful.contains(&job.event);
+        let own_trouble = refused && inner.ahead.is_doubtful(job.event);
         let age = Duration::from_millis(u64::try_from(age_ms).unwrap_or(0));
         let tried = Tried { counted: job.attempts, age, probe, own_trouble };
         let (fate, change) = inner.rules.judged(&verdict, tried, now, fastrand::f64());
@@ -516,8 +383,7 @@ impl Lane {
             log::warn!("destination {}: {event_id} is refused while others get through; it waits alone: {reason}", spec.name);
         }
         if !refused {
-            inner.suspects.remove(&job.event);
-            inner.doubtful.remove(&job.event);
+            inner.ahead.cleared(job.event);
         }
         self.tell(spec, &mut inner, change, &reason, wall);
         let end = match fate {
@@ -535,21 +401,21 @@ impl Lane {
         };
         let (dest, event) = (self.dest, job.event);
         if fate == Fate::Again {
-            inner.again(job, refused, fresh.is_some(), changes);
+            inner.ahead.again(job, refused, fresh.is_some(), changes);
         }
         drop(inner);
         if let Some(end) = end {
             self.store.outcome(Outcome { dest, event, end, rendered: fresh });
         }
         // Other workers may be waiting for this attempt to end.
-        self.ear.hear(|_| ());
+        self.ear.wake();
     }
 
     fn tell(&self, spec: &Spec, inner: &mut Inner, change: Option<Change>, reason: &str, wall: Wall) {
         match change {
             None => {}
             Some(Change::Held(why)) => {
-                inner.doubtful.clear();
+                inner.ahead.held();
                 let waiting = self.store.counts(self.dest).map_or(0, |c| c.waiting());
                 let next = inner.rules.hold().map_or(Duration::ZERO, |(_, at)| at.since(self.store.timeline().now()));
                 log::warn!(
@@ -564,10 +430,7 @@ impl Lane {
             }
             Some(Change::Opened) => {
                 log::info!("destination {}: well again, sending what waited", spec.name);
-                inner.doubtful = std::mem::take(&mut inner.suspects).into_keys().collect();
-                // Oldest first again, those included that the probes went past.
-                inner.buffer.clear();
-                inner.cursor = 0;
+                inner.ahead.opened();
                 inner.told = ("open", None, String::new());
                 self.store.lane_state(self.dest, "open", wall, String::new());
             }

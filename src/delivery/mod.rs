@@ -1,5 +1,7 @@
 //! Delivery: a lane, which is one or more threads, for each destination. Blocking on purpose; a sick receiver stops its own lane only.
 
+mod ahead;
+mod ear;
 mod lane;
 mod resolver;
 mod transport;

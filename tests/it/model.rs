@@ -6,6 +6,7 @@
 mod books;
 
 use crate::support::SECRET;
+use crate::support::rig::Hands;
 use books::{Attempt, Fact, Found, Key, Model, Note, Row, Says, Seen};
 use leadsbotd::delivery::{Assignment, Lane, Step, Transport};
 use leadsbotd::destination::{Answer, Body, Failure, Request, Response, Spec, Timeouts, webhook};
@@ -17,12 +18,12 @@ use leadsbotd::mapping::{Expr, Shape};
 use leadsbotd::retry::Policy;
 use leadsbotd::secret::Secret;
 use leadsbotd::store::{Captured, ChangeFn, Desk, Done, Error, Options, Store, Writer, unpack};
-use leadsbotd::time::{Clock, Tick, Wall};
+use leadsbotd::time::{Clock, Tick};
 use proptest::prelude::*;
 use rusqlite::{Connection, OpenFlags};
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -137,36 +138,6 @@ enum Op {
     },
     /// A planted fault: these statements, done to the database behind everybody's back.
     Sabotage(&'static str),
-}
-
-/// A clock that is set by hand.
-#[derive(Debug)]
-struct Hands {
-    uptime: AtomicI64,
-    wall: AtomicI64,
-    boot: AtomicI64,
-}
-
-impl Hands {
-    fn advance(&self, ms: i64) {
-        self.uptime.fetch_add(ms, Ordering::SeqCst);
-        self.wall.fetch_add(ms, Ordering::SeqCst);
-    }
-}
-
-impl Clock for Hands {
-    fn wall(&self) -> Wall {
-        Wall(self.wall.load(Ordering::SeqCst))
-    }
-    fn uptime_ms(&self) -> i64 {
-        self.uptime.load(Ordering::SeqCst)
-    }
-    fn boot_id(&self) -> String {
-        format!("boot {}", self.boot.load(Ordering::SeqCst))
-    }
-    fn synced(&self) -> Option<bool> {
-        None
-    }
 }
 
 /// What the thread of an attempt says to the test.
@@ -441,7 +412,7 @@ type Checked = Result<(), String>;
 impl Life {
     fn new(setups: [Setup; 3]) -> Result<Self, String> {
         let folder = tempfile::tempdir().unwrap();
-        let clock = Arc::new(Hands { uptime: AtomicI64::new(1_000), wall: AtomicI64::new(NOON_2026), boot: AtomicI64::new(1) });
+        let clock = Hands::new();
         let process = Process::start(&folder, &clock, &setups)?;
         let model = Model::new((0..3).map(number));
         let (flights, people, keys) = (Vec::new(), Vec::new(), BTreeMap::new());
