@@ -112,8 +112,12 @@ pub struct Lead {
     pub consent: Option<Consent>,
 }
 
-fn check_sizes(map: &Map<String, Value>, limits: &Limits) -> Result<(), Fault> {
-    if map.len() > limits.fields_max {
+fn has_control(text: &str) -> bool {
+    text.bytes().any(|b| !(b' '..=b'~').contains(&b)) && text.chars().any(char::is_control)
+}
+
+fn check_sizes<'a>(fields: impl ExactSizeIterator<Item = (&'a String, &'a Value)>, limits: &Limits) -> Result<(), Fault> {
+    if fields.len() > limits.fields_max {
         return Err(Fault {
             status: 422,
             code: "too_many_fields",
@@ -121,8 +125,8 @@ fn check_sizes(map: &Map<String, Value>, limits: &Limits) -> Result<(), Fault> {
             field: None,
         });
     }
-    for (key, value) in map {
-        if key.is_empty() || key.len() > limits.name_bytes_max || key.chars().any(char::is_control) {
+    for (key, value) in fields {
+        if key.is_empty() || key.len() > limits.name_bytes_max || has_control(key) {
             return Err(Fault {
                 status: 422,
                 code: "invalid_field_name",
@@ -146,13 +150,17 @@ fn check_sizes(map: &Map<String, Value>, limits: &Limits) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Removes a text field. Numbers are taken as their text; empty text counts as absent.
-fn take_text(flat: &mut Map<String, Value>, key: &str) -> Result<Option<String>, Fault> {
-    match flat.shift_remove(key) {
+/// A text field, taken from under `key`. Numbers are taken as their text; empty text counts as absent.
+fn text(value: Option<Value>, key: &str) -> Result<Option<String>, Fault> {
+    match value {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => {
             let trimmed = text.trim();
-            Ok((!trimmed.is_empty()).then(|| trimmed.to_owned()))
+            Ok(match trimmed.len() {
+                0 => None,
+                all if all == text.len() => Some(text),
+                _ => Some(trimmed.to_owned()),
+            })
         }
         Some(Value::Number(number)) => Ok(Some(number.to_string())),
         Some(Value::Array(_)) => Err(Fault::invalid("wrong_type", key, "this field takes one text, not a list")),
@@ -161,10 +169,26 @@ fn take_text(flat: &mut Map<String, Value>, key: &str) -> Result<Option<String>,
 }
 
 /// Control characters (line ends above all) become spaces: such a value may end up in a mail header or a log of somebody else's.
-fn single_line(text: &str) -> Option<String> {
+fn single_line(text: String) -> Option<String> {
+    if is_single_line(&text) {
+        return Some(text);
+    }
     let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let clean = clean.split_whitespace().collect::<Vec<_>>().join(" ");
     (!clean.is_empty()).then_some(clean)
+}
+
+/// Whether [`single_line`] has nothing to change in it: words with one space between them.
+fn is_single_line(text: &str) -> bool {
+    let mut in_word = false;
+    for c in text.chars() {
+        in_word = match c {
+            ' ' if in_word => false,
+            c if c.is_whitespace() || c.is_control() => return false,
+            _ => true,
+        };
+    }
+    in_word
 }
 
 /// Loose on purpose: what a mail system would surely refuse is refused, everything else is the receiver's to judge.
@@ -172,7 +196,7 @@ pub fn is_email(text: &str) -> bool {
     let fits = text.rsplit_once('@').is_some_and(|(local, domain)| {
         !local.is_empty() && !domain.is_empty() && !domain.starts_with('.') && !domain.ends_with('.') && !domain.contains("..")
     });
-    fits && text.len() <= 254 && !text.contains(|c: char| c.is_whitespace() || "<>,;()".contains(c))
+    fits && text.len() <= 254 && !text.contains(|c: char| c.is_whitespace() || matches!(c, '<' | '>' | ',' | ';' | '(' | ')'))
 }
 
 /// As loose: people write telephone numbers in many ways.

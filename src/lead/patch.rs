@@ -1,7 +1,7 @@
 //! Changes to a lead, and replies.
 
 use super::json::json_object;
-use super::{Fault, Lead, Limits, check_email, check_phone, check_sizes, check_status, score, single_line, take_text};
+use super::{Fault, Lead, Limits, check_email, check_phone, check_sizes, check_status, score, single_line, text};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -19,20 +19,20 @@ impl Patch {
     pub fn from_json(bytes: &[u8], limits: &Limits) -> Result<Self, Fault> {
         let mut object = json_object(bytes)?;
         // An object of fields, each of which is measured by itself.
-        let fields = object.shift_remove("fields");
-        check_sizes(&object, limits)?;
+        let fields = object.take("fields");
+        check_sizes(object.iter(), limits)?;
         let mut patch = Patch::default();
-        if let Some(status) = take_text(&mut object, "status")? {
+        if let Some(status) = text(object.take("status"), "status")? {
             check_status(&status)?;
             patch.status = Some(status);
         }
-        if let Some(value) = object.shift_remove("score") {
+        if let Some(value) = object.take("score") {
             patch.score = Some(score(&value)?);
         }
         for name in ["name", "email", "phone", "company", "message"] {
-            if object.contains_key(name) {
-                let text = take_text(&mut object, name)?;
-                patch.texts.push((name, if name == "message" { text } else { text.and_then(|t| single_line(&t)) }));
+            if let Some(value) = object.take(name) {
+                let text = text(Some(value), name)?;
+                patch.texts.push((name, if name == "message" { text } else { text.and_then(single_line) }));
             }
         }
         for (name, text) in &patch.texts {
@@ -45,12 +45,12 @@ impl Patch {
         match fields {
             None => {}
             Some(Value::Object(fields)) => {
-                check_sizes(&fields, limits)?;
+                check_sizes(fields.iter(), limits)?;
                 patch.fields = fields;
             }
             Some(_) => return Err(Fault::invalid("wrong_type", "fields", "fields must be an object")),
         }
-        if let Some(key) = object.keys().next() {
+        if let Some((key, _)) = object.iter().next() {
             return Err(Fault::invalid(
                 "unknown_field",
                 key,
@@ -83,7 +83,7 @@ impl Patch {
                 after.fields.insert(key.clone(), value.clone());
             }
         }
-        check_sizes(&after.fields, limits)?;
+        check_sizes(after.fields.iter(), limits)?;
         let mut names = Vec::new();
         let mut differs = |name: &str, yes: bool| {
             if yes {
@@ -136,15 +136,20 @@ impl Reply {
     /// Reads `{"text":…,"channel"?,"direction"?,"author"?}`.
     pub fn from_json(bytes: &[u8], limits: &Limits) -> Result<Self, Fault> {
         let mut object = json_object(bytes)?;
-        check_sizes(&object, limits)?;
-        let text = take_text(&mut object, "text")?.ok_or_else(|| Fault::invalid("missing_field", "text", "a reply needs its text"))?;
-        let direction = take_text(&mut object, "direction")?.unwrap_or_else(|| "outbound".to_owned());
+        check_sizes(object.iter(), limits)?;
+        let said = text(object.take("text"), "text")?.ok_or_else(|| Fault::invalid("missing_field", "text", "a reply needs its text"))?;
+        let direction = text(object.take("direction"), "direction")?.unwrap_or_else(|| "outbound".to_owned());
         if !matches!(direction.as_str(), "inbound" | "outbound") {
             return Err(Fault::invalid("invalid_direction", "direction", "direction is inbound or outbound"));
         }
-        let reply = Reply { text, direction, channel: take_text(&mut object, "channel")?, author: take_text(&mut object, "author")? };
-        match object.keys().next() {
-            Some(key) => Err(Fault::invalid("unknown_field", key, "a reply may hold text, channel, direction and author")),
+        let reply = Reply {
+            text: said,
+            direction,
+            channel: text(object.take("channel"), "channel")?,
+            author: text(object.take("author"), "author")?,
+        };
+        match object.iter().next() {
+            Some((key, _)) => Err(Fault::invalid("unknown_field", key, "a reply may hold text, channel, direction and author")),
             None => Ok(reply),
         }
     }

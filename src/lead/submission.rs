@@ -1,7 +1,7 @@
 //! What a request says, sorted into the known fields and the others. Nothing may fall through.
 
-use super::json::json_object;
-use super::{Consent, Fault, Lead, Limits, Trust, check_email, check_phone, check_sizes, check_status, score, single_line, take_text};
+use super::json::{Members, json_object};
+use super::{Consent, Fault, Lead, Limits, Trust, check_email, check_phone, check_sizes, check_status, score, single_line, text};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -60,7 +60,7 @@ impl Submission {
     /// Reads a JSON object. Duplicate keys, at any depth, are refused: two readers could see two different leads.
     pub fn from_json(bytes: &[u8], limits: &Limits, trust: Trust) -> Result<Self, Fault> {
         let object = json_object(bytes)?;
-        let mut flat = Map::new();
+        let mut flat = Members::default();
         for (key, value) in object {
             match (key.as_str(), value) {
                 ("fields", Value::Object(inner)) => {
@@ -81,31 +81,30 @@ impl Submission {
 
     /// Takes the pairs of a urlencoded or multipart form. A name that comes more than once becomes a list.
     pub fn from_pairs(pairs: Vec<(String, String)>, limits: &Limits, trust: Trust) -> Result<Self, Fault> {
-        let mut flat = Map::new();
+        let mut flat = Members::default();
         for (key, value) in pairs {
             let value = Value::String(value);
-            match flat.get_mut(&key) {
-                None => {
-                    flat.insert(key, value);
-                }
+            match flat.value_mut(&key) {
+                None => insert_new(&mut flat, key, value)?,
                 Some(Value::Array(list)) => list.push(value),
                 Some(first) => *first = Value::Array(vec![first.take(), value]),
             }
-            if flat.len() > limits.fields_max {
+            if flat.iter().len() > limits.fields_max {
                 break;
             }
         }
         Self::sort(flat, limits, trust)
     }
 
-    fn sort(mut flat: Map<String, Value>, limits: &Limits, trust: Trust) -> Result<Self, Fault> {
-        check_sizes(&flat, limits)?;
+    fn sort(mut flat: Members, limits: &Limits, trust: Trust) -> Result<Self, Fault> {
+        check_sizes(flat.iter(), limits)?;
+        let mut take = |key| text(flat.take(key), key);
         let mut out = Submission {
-            submission_id: take_text(&mut flat, "_submission_id")?,
-            next: take_text(&mut flat, "_next")?,
-            honeypot: take_text(&mut flat, "_gotcha")?.is_some(),
-            page_url: take_text(&mut flat, "page_url")?,
-            referrer: take_text(&mut flat, "referrer")?,
+            submission_id: take("_submission_id")?,
+            next: take("_next")?,
+            honeypot: take("_gotcha")?.is_some(),
+            page_url: take("page_url")?,
+            referrer: take("referrer")?,
             name: take_known(&mut flat, "name")?,
             email: take_known(&mut flat, "email")?,
             phone: take_known(&mut flat, "phone")?,
@@ -117,33 +116,32 @@ impl Submission {
             // Both parts stay in `fields` as well: a CRM that wants them apart must not have to guess.
             let part = |key| flat.get(key).and_then(Value::as_str).unwrap_or_default();
             let joined = format!("{} {}", part("first_name"), part("last_name"));
-            out.name = single_line(&joined);
+            out.name = single_line(joined);
         }
-        if let Some(consent) = flat.shift_remove("consent") {
+        if let Some(consent) = flat.take("consent") {
             out.consent = read_consent(consent, &mut flat)?;
         }
         if trust == Trust::Api {
-            out.source = take_text(&mut flat, "source")?.and_then(|s| single_line(&s));
-            out.status = take_text(&mut flat, "status")?;
-            out.score = match flat.shift_remove("score") {
+            out.source = text(flat.take("source"), "source")?.and_then(single_line);
+            out.status = text(flat.take("status"), "status")?;
+            out.score = match flat.take("score") {
                 None | Some(Value::Null) => None,
                 Some(value) => Some(score(&value)?),
             };
         }
-        let utm: Vec<String> = flat.keys().filter(|k| k.starts_with("utm_")).cloned().collect();
-        for key in utm {
-            if let Some(value) = flat.shift_remove(&key) {
-                out.utm.insert(key.strip_prefix("utm_").unwrap_or(&key).to_owned(), value);
-            }
+        for (key, value) in flat {
+            match key.strip_prefix("utm_") {
+                Some(name) => out.utm.insert(name.to_owned(), value),
+                None => out.fields.insert(key, value),
+            };
         }
-        out.fields = flat;
         out.check()?;
         Ok(out)
     }
 
     fn check(&mut self) -> Result<(), Fault> {
         for line in [&mut self.name, &mut self.email, &mut self.phone, &mut self.company] {
-            *line = line.take().and_then(|text| single_line(&text));
+            *line = line.take().and_then(single_line);
         }
         check_email(self.email.as_deref())?;
         check_phone(self.phone.as_deref())?;
@@ -181,25 +179,21 @@ impl Submission {
     }
 }
 
-fn insert_new(map: &mut Map<String, Value>, key: String, value: Value) -> Result<(), Fault> {
-    if map.contains_key(&key) {
-        return Err(Fault {
-            status: 400,
-            code: "duplicate_key",
-            message: "the same field is given twice, once of them inside fields or utm".to_owned(),
-            field: Some(key),
-        });
-    }
-    map.insert(key, value);
-    Ok(())
+fn insert_new(members: &mut Members, key: String, value: Value) -> Result<(), Fault> {
+    members.insert(key, value).map_err(|key| Fault {
+        status: 400,
+        code: "duplicate_key",
+        message: "the same field is given twice, once of them inside fields or utm".to_owned(),
+        field: Some(key),
+    })
 }
 
 /// The first name of a known field that is given wins; what comes under its other names stays in `fields`.
-fn take_known(flat: &mut Map<String, Value>, name: &str) -> Result<Option<String>, Fault> {
+fn take_known(flat: &mut Members, name: &str) -> Result<Option<String>, Fault> {
     let aliases = ALIASES.iter().find(|(known, _)| *known == name).map(|(_, a)| *a).unwrap_or_default();
     for key in std::iter::once(name).chain(aliases.iter().copied()) {
-        if flat.contains_key(key)
-            && let Some(text) = take_text(flat, key)?
+        if let Some(value) = flat.take(key)
+            && let Some(text) = text(Some(value), key)?
         {
             return Ok(Some(text));
         }
@@ -209,20 +203,20 @@ fn take_known(flat: &mut Map<String, Value>, name: &str) -> Result<Option<String
 
 /// `consent` is `{"text":…,"version"?}`; what else it holds stays in `fields`, and so does `true` or a text, which do not say what was
 /// agreed to.
-fn read_consent(value: Value, fields: &mut Map<String, Value>) -> Result<Option<(String, Option<String>)>, Fault> {
+fn read_consent(value: Value, flat: &mut Members) -> Result<Option<(String, Option<String>)>, Fault> {
     match value {
         Value::Object(mut object) => {
-            let text = take_text(&mut object, "text")?
+            let said = text(object.shift_remove("text"), "text")?
                 .ok_or_else(|| Fault::invalid("missing_field", "consent", "consent needs the text that was agreed to"))?;
-            let version = take_text(&mut object, "version")?;
+            let version = text(object.shift_remove("version"), "version")?;
             if !object.is_empty() {
-                fields.insert("consent".to_owned(), Value::Object(object));
+                insert_new(flat, "consent".to_owned(), Value::Object(object))?;
             }
-            Ok(Some((text, version)))
+            Ok(Some((said, version)))
         }
         Value::Null => Ok(None),
         other => {
-            fields.insert("consent".to_owned(), other);
+            insert_new(flat, "consent".to_owned(), other)?;
             Ok(None)
         }
     }
