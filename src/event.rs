@@ -206,7 +206,9 @@ impl Draft {
 
     fn written(kind: Kind, at: Wall, data: impl Serialize, context: &Context) -> Result<Self, Unserialisable> {
         let body = Body { id: EVENT_ID_OPEN, event: kind.name(), created_at: at.rfc3339(), data, context };
-        let bytes = serde_json::to_vec(&body).map_err(Unserialisable)?;
+        // Room for the usual lead.
+        let mut bytes = Vec::with_capacity(1536);
+        serde_json::to_writer(&mut bytes, &body).map_err(Unserialisable)?;
         // `id` is the first key of the event and of `data`, and what stands before both is ours alone, so the first match of each is
         // the real one whatever a visitor typed.
         let event_id_at = find(&bytes, EVENT_ID_OPEN).map_or(0, |at| at + id::Kind::Event.prefix().len());
@@ -230,7 +232,7 @@ impl Draft {
 }
 
 fn find(haystack: &[u8], needle: &str) -> Option<usize> {
-    haystack.windows(needle.len()).position(|w| w == needle.as_bytes())
+    haystack.windows(needle.len()).position(|w| w.first() == needle.as_bytes().first() && w == needle.as_bytes())
 }
 
 fn overwrite(body: &mut [u8], at: usize, digits: &[u8; id::DIGITS]) {

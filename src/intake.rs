@@ -54,7 +54,8 @@ pub fn random() -> Result<Random, IntakeError> {
 impl Router {
     /// The `lead.created` event of a submission.
     pub fn created(&self, ids: &IdKey, submission: Submission, source: &str, context: Context, now: Wall) -> Result<NewEvent, IntakeError> {
-        let lead = submission.into_lead(LEAD_ID_OPEN.to_owned(), source, &now.rfc3339());
+        let agreed_at = submission.consent.as_ref().map(|_| now.rfc3339()).unwrap_or_default();
+        let lead = submission.into_lead(LEAD_ID_OPEN.to_owned(), source, &agreed_at);
         self.event(ids, Kind::LeadCreated, &lead, &Detail::default(), context, now)
     }
 

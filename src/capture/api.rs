@@ -11,6 +11,7 @@ use crate::lead::{Patch, Reply, Trust, check_status};
 use crate::store::{ChangeFn, Day, Done, Error, Level, NewEvent, PutAside, Record, Room, View};
 use crate::time::Wall;
 use http::header::AUTHORIZATION;
+use http::request::Parts;
 use http::{HeaderMap, Request, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
@@ -43,9 +44,9 @@ impl Edge {
 
     /// `POST /api/v1/leads`.
     pub(super) async fn create(&self, live: &Live, visitor: Visitor, request: Request<Incoming>) -> Result<Answer, Refusal> {
-        let headers = request.headers().clone();
+        let (Parts { headers, .. }, body) = request.into_parts();
         let kind = Kind::of(&headers)?;
-        let bytes = body::read(request, &live.options).await?;
+        let bytes = body::read(&headers, body, &live.options).await?;
         let submission = body::submission(kind, bytes, &live.options.lead, Trust::Api).await?;
         let captured = self.keep(live, submission, "api", self.context("api", visitor, &headers), &headers).await?;
         Ok(created(&captured))
@@ -98,9 +99,9 @@ impl Edge {
         visitor: Visitor,
         request: Request<Incoming>,
     ) -> Result<Answer, Refusal> {
-        let headers = request.headers().clone();
+        let (Parts { headers, .. }, body) = request.into_parts();
         json_only(&headers)?;
-        let bytes = body::read(request, &live.options).await?;
+        let bytes = body::read(&headers, body, &live.options).await?;
         let patch = Patch::from_json(&bytes, &live.options.lead)?;
         let (edge, live, context) = (Arc::clone(self), Arc::clone(live), self.context("api", visitor, &headers));
         let now = self.store.timeline().wall();
@@ -121,9 +122,9 @@ impl Edge {
         visitor: Visitor,
         request: Request<Incoming>,
     ) -> Result<Answer, Refusal> {
-        let headers = request.headers().clone();
+        let (Parts { headers, .. }, body) = request.into_parts();
         json_only(&headers)?;
-        let bytes = body::read(request, &live.options).await?;
+        let bytes = body::read(&headers, body, &live.options).await?;
         let reply = Reply::from_json(&bytes, &live.options.lead)?;
         let (edge, live, context) = (Arc::clone(self), Arc::clone(live), self.context("api", visitor, &headers));
         let now = self.store.timeline().wall();

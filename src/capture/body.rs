@@ -4,7 +4,7 @@ use super::Options;
 use super::answer::Refusal;
 use crate::lead::{Limits, Submission, Trust};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderMap, Request, StatusCode};
+use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Bytes, Incoming};
 
@@ -25,6 +25,10 @@ impl Kind {
             return Err(unsupported("unsupported_media_type", "there is more than one Content-Type"));
         }
         let value = headers.get(CONTENT_TYPE).ok_or_else(|| unsupported("unsupported_media_type", wanted))?;
+        // What nearly every program says.
+        if value == "application/json" {
+            return Ok(Kind::Json);
+        }
         let mime: mime::Mime =
             value.to_str().ok().and_then(|v| v.parse().ok()).ok_or_else(|| unsupported("unsupported_media_type", wanted))?;
         if mime.get_param(mime::CHARSET).is_some_and(|c| c != mime::UTF_8 && c != "utf8") {
@@ -42,17 +46,17 @@ impl Kind {
     }
 }
 
-/// Reads the whole body.
-pub async fn read(request: Request<Incoming>, options: &Options) -> Result<Bytes, Refusal> {
+/// Reads the whole body of the request with these headers.
+pub async fn read(headers: &HeaderMap, body: Incoming, options: &Options) -> Result<Bytes, Refusal> {
     let max = options.body_bytes_max;
     let too_large =
         || Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", format!("the body has more than {max} bytes")).closing();
     // Said before the body is sent at all.
-    let announced = request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
+    let announced = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
     if announced.is_some_and(|n| usize::try_from(n).map_or(true, |n| n > max)) {
         return Err(too_large());
     }
-    let collected = tokio::time::timeout(options.body_timeout, Limited::new(request.into_body(), max).collect()).await;
+    let collected = tokio::time::timeout(options.body_timeout, Limited::new(body, max).collect()).await;
     match collected {
         Err(_) => Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the body did not arrive in time").closing()),
         Ok(Err(e)) if e.is::<http_body_util::LengthLimitError>() => Err(too_large()),

@@ -10,9 +10,10 @@ use crate::lead::{Fault, Submission, Trust};
 use crate::store::{Captured, Done, Error};
 use crate::{id, intake};
 use http::header::{ACCEPT, HeaderName, HeaderValue, LOCATION, ORIGIN, USER_AGENT, VARY};
+use http::request::Parts;
 use http::{HeaderMap, Request, StatusCode};
 use hyper::body::Incoming;
-use serde_json::json;
+use serde::Serialize;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -96,7 +97,8 @@ impl Edge {
 
     /// `POST /f/{form}`.
     pub(super) async fn form_post(&self, live: &Live, form: &Form, visitor: Visitor, request: Request<Incoming>) -> Answer {
-        let (headers, person) = (request.headers().clone(), !wants_json(request.headers()));
+        let (Parts { headers, .. }, body) = request.into_parts();
+        let person = !wants_json(&headers);
         let refuse = |refusal: Refusal| if person { self.not_taken(live, &refusal) } else { refusal.json() };
         if let Err(refusal) = self.rate(live, visitor) {
             return refuse(refusal);
@@ -112,7 +114,7 @@ impl Edge {
             Ok(kind) => kind,
             Err(refusal) => return refuse(refusal),
         };
-        let bytes = match body::read(request, &live.options).await {
+        let bytes = match body::read(&headers, body, &live.options).await {
             Ok(bytes) => bytes,
             Err(refusal) => return refuse(refusal),
         };
@@ -199,12 +201,12 @@ impl Edge {
 
     /// `POST /api/inbound/w/{webhookId}/leads`.
     pub(super) async fn inbound(&self, live: &Live, source: &Source, visitor: Visitor, request: Request<Incoming>) -> Answer {
-        let headers = request.headers().clone();
+        let (Parts { headers, .. }, body) = request.into_parts();
         let outcome = async {
             self.rate(live, visitor)?;
             let kind = Kind::of(&headers)?;
             let form = kind != Kind::Json;
-            let bytes = body::read(request, &live.options).await?;
+            let bytes = body::read(&headers, body, &live.options).await?;
             let mut submission = body::submission(kind, bytes, &live.options.lead, Trust::Public).await?;
             let next = submission.next.take().and_then(|next| allowed_next(live, &headers, &next));
             let captured = self.keep(live, submission, &source.id, self.context("inbound", visitor, &headers), &headers).await?;
@@ -257,10 +259,16 @@ pub async fn wait(ticket: crate::store::Ticket, mut rx: tokio::sync::oneshot::Re
     answer.map_err(|_| Refusal::from(Error::Busy))?.map_err(Refusal::from)
 }
 
+#[derive(Serialize)]
+struct Ids<'a> {
+    id: &'a str,
+    event_id: &'a str,
+}
+
 /// 201 with the ids; 200 when they had been given before.
 pub fn created(captured: &Captured) -> Answer {
     let status = if captured.repeated { StatusCode::OK } else { StatusCode::CREATED };
-    json_answer(status, &json!({ "id": captured.lead_id, "event_id": captured.event_id }))
+    json_answer(status, &Ids { id: &captured.lead_id, event_id: &captured.event_id })
 }
 
 fn see_other(to: &str) -> Answer {

@@ -256,30 +256,30 @@ impl Edge {
     async fn route(self: &Arc<Self>, live: &Arc<Live>, peer: IpAddr, visitor: Visitor, request: Request<Incoming>) -> Answer {
         let path = request.uri().path().to_owned();
         let parts: Vec<&str> = path.split('/').skip(1).collect();
-        let (method, headers) = (request.method().clone(), request.headers().clone());
+        let method = request.method().clone();
         let get = method == Method::GET || method == Method::HEAD;
         let form = |id: &str| live.options.forms.iter().find(|f| f.id == id);
         match parts.as_slice() {
             [""] if get => match live.options.forms.first() {
                 Some(form) => self.form_page(live, form, request.uri().query()),
-                None => self.missing(live, &headers),
+                None => self.missing(live, request.headers()),
             },
             [""] => Refusal::method("GET").json(),
-            ["assets", "page.css"] if get => self.pages.css(&headers),
+            ["assets", "page.css"] if get => self.pages.css(request.headers()),
             ["f", id] => match form(id) {
                 Some(form) if get => self.form_page(live, form, request.uri().query()),
                 Some(form) if method == Method::POST => self.form_post(live, form, visitor, request).await,
                 Some(_) => Refusal::method("GET, POST").json(),
-                None => self.missing(live, &headers),
+                None => self.missing(live, request.headers()),
             },
             ["f", id, "thanks"] => match form(id) {
                 Some(form) if get => self.pages.thanks(live, form),
                 Some(_) => Refusal::method("GET").json(),
-                None => self.missing(live, &headers),
+                None => self.missing(live, request.headers()),
             },
             ["api", "inbound", "w", token, "leads"] => match live.options.sources.iter().find(|s| s.token.0 == *token) {
                 Some(source) if method == Method::POST => self.inbound(live, source, visitor, request).await,
-                Some(source) if method == Method::OPTIONS => Self::preflight(source, &headers),
+                Some(source) if method == Method::OPTIONS => Self::preflight(source, request.headers()),
                 Some(_) => Refusal::method("POST, OPTIONS").json(),
                 None => Refusal::not_found().json(),
             },
@@ -288,13 +288,13 @@ impl Edge {
                 Err(refusal) => refusal.json(),
             },
             ["healthz"] if get => self.health().await.unwrap_or_else(|r| r.json()),
-            ["readyz"] if get => self.ready(Self::insider(live, peer, &headers).is_ok()).await.unwrap_or_else(|r| r.json()),
-            ["metrics"] if get => match Self::insider(live, peer, &headers) {
+            ["readyz"] if get => self.ready(Self::insider(live, peer, request.headers()).is_ok()).await.unwrap_or_else(|r| r.json()),
+            ["metrics"] if get => match Self::insider(live, peer, request.headers()) {
                 Ok(()) => self.figures().await.unwrap_or_else(|r| r.json()),
                 Err(refusal) => self.rate(live, visitor).err().unwrap_or(refusal).json(),
             },
             ["healthz" | "readyz" | "metrics"] | ["assets", "page.css"] => Refusal::method("GET").json(),
-            _ => self.missing(live, &headers),
+            _ => self.missing(live, request.headers()),
         }
     }
 
