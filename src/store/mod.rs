@@ -218,6 +218,9 @@ struct Queue {
     bytes: usize,
     outcomes: Vec<Outcome>,
     stopping: bool,
+    // The writer waits to be woken, with so many outcomes in its hands. A wake-up costs two switches between threads: one that is at work,
+    // or lets outcomes wait for company, is not woken for nothing.
+    asleep: Option<usize>,
 }
 
 struct Shared {
@@ -753,8 +756,11 @@ impl Store {
         }
         queue.bytes += bytes;
         queue.commands.push_back(Command { work, reply, ticket: ticket.clone() });
+        let wake = queue.asleep.take().is_some();
         drop(queue);
-        self.0.signal.notify_one();
+        if wake {
+            self.0.signal.notify_one();
+        }
         Ok(ticket)
     }
 
@@ -762,7 +768,8 @@ impl Store {
     pub fn outcome(&self, outcome: Outcome) {
         let mut queue = lock(&self.0.queue);
         queue.outcomes.push(outcome);
-        let wake = queue.outcomes.len() == 1 || queue.outcomes.len() >= self.0.options.flush_at;
+        let waiting = queue.outcomes.len();
+        let wake = queue.asleep.take_if(|held| *held + waiting == 1 || *held + waiting >= self.0.options.flush_at).is_some();
         drop(queue);
         if wake {
             self.0.signal.notify_one();
@@ -821,10 +828,8 @@ impl Store {
     pub fn settle(&self, patience: Duration) -> bool {
         let until = std::time::Instant::now() + patience;
         while std::time::Instant::now() < until {
-            if lock(&self.0.queue).outcomes.is_empty()
-                && self.ping(Duration::from_secs(1)).is_ok()
-                && lock(&self.0.queue).outcomes.is_empty()
-            {
+            // What the writer takes together with the ping is on the disk when it answers.
+            if self.ping(Duration::from_secs(1)).is_ok() && lock(&self.0.queue).outcomes.is_empty() {
                 return true;
             }
             std::thread::sleep(Duration::from_millis(5));

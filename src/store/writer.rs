@@ -229,8 +229,10 @@ impl State {
             if !queue.commands.is_empty() || queue.stopping || patience.is_zero() {
                 break;
             }
+            queue.asleep = Some(self.outcomes.len());
             let (guard, timeout) = self.store.0.signal.wait_timeout(queue, patience).unwrap_or_else(std::sync::PoisonError::into_inner);
             queue = guard;
+            queue.asleep = None;
             if timeout.timed_out() && queue.commands.is_empty() && queue.outcomes.is_empty() {
                 break;
             }
