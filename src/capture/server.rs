@@ -79,6 +79,9 @@ impl Server {
     /// Serves until `stop` says true; then stops accepting, lets running requests finish, and returns when the last has, or after `patience`.
     pub async fn serve(self, edge: Arc<Edge>, stop: watch::Receiver<bool>, patience: Duration) {
         let connections = Connections::default();
+        // Waking sixty-four tasks from another thread wakes the runtime's threads again and again; one task that wakes them all does not.
+        let runtime = tokio::runtime::Handle::current();
+        edge.store.answer_through(move |answers| drop(runtime.spawn(async move { answers.give() })));
         let mut accepting = JoinSet::new();
         for listener in self.listeners {
             accepting.spawn(accept(listener, Arc::clone(&edge), connections.clone(), stop.clone()));

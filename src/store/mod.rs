@@ -47,7 +47,7 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// How the store works. `path`, `clock_trusted` and `limits` are configured; the rest are bounds chosen for a small board.
@@ -187,6 +187,26 @@ pub enum Done {
 
 type Reply = Box<dyn FnOnce(Result<Done, Error>) + Send>;
 
+/// The answers to all that one commit has kept.
+pub struct Answers(Vec<(Reply, Result<Done, Error>)>);
+
+impl Answers {
+    /// Gives them. Does not block.
+    pub fn give(self) {
+        for (reply, answer) in self.0 {
+            reply(answer);
+        }
+    }
+}
+
+impl std::fmt::Debug for Answers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Answers({})", self.0.len())
+    }
+}
+
+type Messenger = Box<dyn Fn(Answers) + Send + Sync>;
+
 const WAITING: u8 = 0;
 const TAKEN: u8 = 1;
 const ABANDONED: u8 = 2;
@@ -234,6 +254,7 @@ struct Shared {
     queue: Mutex<Queue>,
     signal: Condvar,
     watchers: Mutex<HashMap<i64, Arc<dyn Watcher>>>,
+    messenger: OnceLock<Messenger>,
     pool: Mutex<Vec<(u64, Connection)>>,
     // Counts up whenever the disk failed and all connections must be opened anew.
     epoch: AtomicU64,
@@ -506,6 +527,7 @@ impl Store {
             queue: Mutex::default(),
             signal: Condvar::new(),
             watchers: Mutex::default(),
+            messenger: OnceLock::new(),
             pool: Mutex::default(),
             epoch: AtomicU64::new(0),
             carrying_over: AtomicBool::new(note.files.iter().any(|f| !f.done)),
@@ -649,6 +671,13 @@ impl Store {
     ) -> Result<Ticket, Error> {
         self.room()?;
         self.submit(Work::Capture { event: Box::new(event), submission }, Box::new(reply))
+    }
+
+    /// From now on several answers of one commit are handed to `f`, which has to see that they are given soon, where those who wait for them
+    /// can be woken at the least cost. Called on the writer's thread, after the fsync: must return at once. Only the first call counts.
+    pub fn answer_through(&self, f: impl Fn(Answers) + Send + Sync + 'static) {
+        // A second server on the same store gets its answers from the writer itself, or through the first.
+        let _ = self.0.messenger.set(Box::new(f));
     }
 
     /// Keeps an event of the device's own, which is about no lead. Best effort: nobody waits for it.

@@ -5,8 +5,8 @@
 use super::queue::Tally;
 use super::retention::Forgetting;
 use super::{
-    Captured, Command, Done, End, Error, Letter, NewEvent, Outcome, Store, Watcher, Work, creates, destinations, leads, lock, queue,
-    salvage, schema,
+    Answers, Captured, Command, Done, End, Error, Letter, NewEvent, Outcome, Store, Watcher, Work, creates, destinations, leads, lock,
+    queue, salvage, schema,
 };
 use crate::time::{Tick, Wall};
 use rusqlite::{Connection, TransactionBehavior};
@@ -427,11 +427,12 @@ impl State {
     }
 
     fn tell(&self, commands: Vec<Command>, told: Told, failed: Vec<(Command, Error)>) {
-        for (command, done) in commands.into_iter().zip(told.answers) {
-            (command.reply)(Ok(done));
-        }
-        for (command, e) in failed {
-            (command.reply)(Err(e));
+        let kept = commands.into_iter().zip(told.answers).map(|(command, done)| (command.reply, Ok(done)));
+        let refused = failed.into_iter().map(|(command, e)| (command.reply, Err(e)));
+        let answers = Answers(kept.chain(refused).collect());
+        match self.store.0.messenger.get() {
+            Some(messenger) if answers.0.len() > 1 => messenger(answers),
+            _ => answers.give(),
         }
         for (dest, events) in &told.confirmed {
             self.confirm(*dest, events);
