@@ -231,14 +231,15 @@ pub fn apply(conn: &Connection, tally: &mut Tally, outcome: &Outcome) -> Result<
 
 /// Moves finished rows of `ready` to `history`.
 pub fn settle(conn: &Connection, finished: &[(i64, i64)]) -> Result<(), Error> {
+    let mut record = conn.prepare_cached(
+        "INSERT INTO history (event, dest, at, attempts, result, status)
+         SELECT event, dest, at, ifnull(attempts, 1), 'delivered', status FROM ready WHERE dest = ?1 AND event = ?2 AND at IS NOT NULL
+         ON CONFLICT (event, dest) DO UPDATE SET at = excluded.at, attempts = excluded.attempts, result = excluded.result, status = excluded.status",
+    )?;
+    let mut delete = conn.prepare_cached("DELETE FROM ready WHERE dest = ?1 AND event = ?2 AND at IS NOT NULL")?;
     for (dest, event) in finished {
-        conn.prepare_cached(
-            "INSERT INTO history (event, dest, at, attempts, result, status)
-             SELECT event, dest, at, ifnull(attempts, 1), 'delivered', status FROM ready WHERE dest = ?1 AND event = ?2 AND at IS NOT NULL
-             ON CONFLICT (event, dest) DO UPDATE SET at = excluded.at, attempts = excluded.attempts, result = excluded.result, status = excluded.status",
-        )?
-        .execute([dest, event])?;
-        conn.prepare_cached("DELETE FROM ready WHERE dest = ?1 AND event = ?2 AND at IS NOT NULL")?.execute([dest, event])?;
+        record.execute([dest, event])?;
+        delete.execute([dest, event])?;
     }
     Ok(())
 }
