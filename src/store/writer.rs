@@ -18,6 +18,14 @@ use std::time::{Duration, Instant};
 
 /// How often another process's commits are looked for when there is nothing to do.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Where several leads shared a commit not longer ago than this, the first of others is likely to have company.
+const COMPANY_REMEMBERED: Duration = Duration::from_secs(1);
+/// It is waited for in such steps, as long as each brings somebody.
+const COMPANY_STEP: Duration = Duration::from_micros(100);
+/// And at most for so long.
+const COMPANY_WAIT_MAX: Duration = Duration::from_millis(1);
+/// So many that have come already are company enough.
+const COMPANY: usize = 4;
 /// WAL frames after which the writer copies them into the database file.
 const CHECKPOINT_FRAMES: i64 = 1000;
 /// How many a step of forgetting writes, roughly.
@@ -42,6 +50,8 @@ pub(super) struct State {
     // Outcomes that are not on the disk yet; their lanes wait for them.
     outcomes: Vec<Outcome>,
     outcomes_since: Option<Instant>,
+    // When several leads last shared a commit.
+    company: Option<Instant>,
     // After a failure outcomes are tried again only then, or together with a command.
     outcomes_not_before: Option<Instant>,
     failures: u32,
@@ -81,6 +91,7 @@ impl State {
             frames: CHECKPOINT_FRAMES,
             outcomes: Vec::new(),
             outcomes_since: None,
+            company: None,
             outcomes_not_before: None,
             failures: 0,
             clock_known,
@@ -237,6 +248,17 @@ impl State {
                 break;
             }
         }
+        // Visitors who come together are to share a commit: each of its own writes the same five pages again. Who comes alone never waits.
+        if (1..COMPANY).contains(&queue.commands.len()) && self.company.is_some_and(|at| at.elapsed() < COMPANY_REMEMBERED) {
+            let (begun, first, mut before) = (Instant::now(), queue.commands.len(), 0);
+            while queue.commands.len() > before && begun.elapsed() < COMPANY_WAIT_MAX && !queue.stopping {
+                before = queue.commands.len();
+                (queue, _) = self.store.0.signal.wait_timeout(queue, COMPANY_STEP).unwrap_or_else(std::sync::PoisonError::into_inner);
+            }
+            if queue.commands.len() == first {
+                self.company = None;
+            }
+        }
         let mut batch = Vec::new();
         let mut bytes = 0;
         while batch.len() < options.batch_max && bytes < options.batch_bytes_max {
@@ -391,6 +413,9 @@ impl State {
         let ended = self.outcomes.iter().filter(|o| matches!(o.end, End::Done { .. } | End::Dead(_))).count();
         let captured = answers.iter().filter(|a| matches!(a, Done::Captured(c) if !c.repeated)).count();
         self.store.0.wear.committed(captured as u64, ended as u64);
+        if commands.iter().filter(|c| matches!(c.work, Work::Capture { .. })).nth(1).is_some() {
+            self.company = Some(Instant::now());
+        }
         self.finished.append(&mut told.finished);
         self.store.0.counting.committed(&told.tally);
         told.answers = answers;
