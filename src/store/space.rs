@@ -10,8 +10,8 @@ use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 /// How large and how old things may grow.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,6 +100,8 @@ pub struct Space {
     on_change: Mutex<Option<OnChange>>,
     reserve: PathBuf,
     folder: PathBuf,
+    // Never changes while the file is in use; to ask takes a lock on the file.
+    page_bytes: OnceLock<u64>,
 }
 
 impl std::fmt::Debug for Space {
@@ -121,6 +123,7 @@ impl Space {
             on_change: Mutex::default(),
             reserve: PathBuf::from(reserve),
             folder,
+            page_bytes: OnceLock::new(),
         }
     }
 
@@ -174,7 +177,14 @@ impl Space {
     /// Measures, keeps the reserve in place if it can be, and tells of a change.
     pub fn measure(&self, conn: &Connection) -> Result<(), Error> {
         let limits = self.limits();
-        let (pages, unused, size) = (pragma(conn, "page_count")?, pragma(conn, "freelist_count")?, pragma(conn, "page_size")?);
+        let size = match self.page_bytes.get() {
+            Some(size) => *size,
+            None => {
+                let size = pragma(conn, "page_size")?;
+                *self.page_bytes.get_or_init(|| size)
+            }
+        };
+        let (pages, unused) = (pragma(conn, "page_count")?, pragma(conn, "freelist_count")?);
         let used = pages.saturating_sub(unused) * size;
         let Ok(disk) = statvfs(&self.folder) else { return Ok(()) };
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);

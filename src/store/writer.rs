@@ -531,7 +531,7 @@ fn refuse(commands: Vec<Command>, e: &Error) {
 }
 
 fn data_version(conn: &Connection) -> Result<i64, Error> {
-    Ok(conn.pragma_query_value(None, "data_version", |r| r.get(0))?)
+    Ok(conn.prepare_cached("PRAGMA data_version")?.query_row([], |r| r.get(0))?)
 }
 
 /// Copies the log into the file. Returns the frames still in the log.
