@@ -5,7 +5,7 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -110,13 +110,11 @@ pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn wall(&self) -> Wall {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-        Wall(now.tv_sec * 1000 + now.tv_nsec / 1_000_000)
+        Wall(milliseconds(rustix::time::ClockId::Realtime))
     }
 
     fn uptime_ms(&self) -> i64 {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        now.tv_sec * 1000 + now.tv_nsec / 1_000_000
+        milliseconds(rustix::time::ClockId::Boottime)
     }
 
     fn boot_id(&self) -> String {
@@ -128,8 +126,29 @@ impl Clock for SystemClock {
         if *BATTERY.get_or_init(|| set_from_a_battery_clock(Path::new("/sys/class/rtc"), self.wall())) {
             return Some(true);
         }
-        kernel_synced().or_else(|| timesyncd_synced(Path::new("/run/systemd/timesync")))
+        // Every lead wants to know; the kernel is asked once a second.
+        static KNOWN: Mutex<Option<(i64, Option<bool>)>> = Mutex::new(None);
+        let now = self.uptime_ms();
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        match *known {
+            Some((at, synced)) if (at..at + SYNCED_FOR_MS).contains(&now) => synced,
+            _ => {
+                let synced = kernel_synced().or_else(|| timesyncd_synced(Path::new("/run/systemd/timesync")));
+                *known = Some((now, synced));
+                synced
+            }
+        }
     }
+}
+
+/// For so long the kernel's word on its clock is taken as it was.
+const SYNCED_FOR_MS: i64 = 1000;
+
+// Nanoseconds have 32 bits on some machines.
+#[allow(clippy::useless_conversion, reason = "only where they have 64")]
+fn milliseconds(clock: rustix::time::ClockId) -> i64 {
+    let now = rustix::time::clock_gettime(clock);
+    now.tv_sec * 1000 + i64::from(now.tv_nsec) / 1_000_000
 }
 
 /// What systemd-timesyncd.service(8) leaves in its folder; for a sandbox in which the kernel may not be asked. `None` when it does not run.
