@@ -180,7 +180,10 @@ fn whatever_pages_are_ruined_the_next_lead_is_taken_and_those_on_whole_pages_arr
             touched.insert(random.usize(1..=pages));
         }
         // The roots of the trees, and the map of pages, are at the beginning.
-        if trial % 2 == 0 {
+        if trial == 0 {
+            // Of these roots the others alone say which layout it is; once the wrong one was taken, and everything was lost.
+            touched.extend([1, 8, 14, 16]);
+        } else if trial % 2 == 0 {
             touched.insert(random.usize(1..20));
         }
         eprintln!("LEADSBOT_SEED={base}, trial {trial}: pages {touched:?} of {pages}");

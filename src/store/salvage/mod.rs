@@ -191,21 +191,36 @@ fn roots(reader: &mut Reader<'_>) -> HashMap<&'static str, u32> {
         Ok(())
     });
     let Ok(()) = walked;
-    let layouts = schema::layouts().unwrap_or_default();
-    let tree = |table: &str| if TABLES_BY_NUMBER.contains(&table) { Tree::Table } else { Tree::Index };
-    let fits = |layout: &HashMap<&'static str, u32>| layout.iter().filter(|(table, root)| reader.is(**root, tree(table))).count();
-    let mut best = HashMap::new();
-    for layout in layouts {
-        if best.is_empty() || fits(&layout) > fits(&best) {
-            best = layout;
+    let mut best: Option<(i32, HashMap<&'static str, u32>)> = None;
+    for layout in schema::layouts().unwrap_or_default() {
+        let speaks = layout.iter().map(|(table, root)| speaks_for(reader, table, *root)).sum();
+        if best.as_ref().is_none_or(|(most, _)| speaks > *most) {
+            best = Some((speaks, layout));
         }
     }
+    let mut best = best.map(|(_, layout)| layout).unwrap_or_default();
     for (table, root) in &mut best {
         if let Some(said) = said.get(*table) {
             *root = *said;
         }
     }
     best
+}
+
+/// How much speaks for this page being the root of this table: a row says more than the kind of page, and most says a row of another table.
+fn speaks_for(reader: &Reader<'_>, table: &str, root: u32) -> i32 {
+    let tree = if TABLES_BY_NUMBER.contains(&table) { Tree::Table } else { Tree::Index };
+    if !reader.is(root, tree) {
+        return 0;
+    }
+    let Some(row) = reader.any_row(root, tree) else { return 1 };
+    let fits = match (Table::ALL.into_iter().find(|t| t.name() == table), row.as_slice()) {
+        (Some(table), row) => table.fits(row),
+        (None, [Value::Text(_), _]) => table == "meta",
+        (None, [Value::Integer(_), Value::Text(_), ..]) => (table, row.len()) == ("boot", 5) || (table, row.len()) == ("destination", 7),
+        (None, _) => false,
+    };
+    if fits { 2 } else { -4 }
 }
 
 const TABLES_BY_NUMBER: [&str; 4] = ["event", "lead", "boot", "destination"];

@@ -89,6 +89,16 @@ impl<'p> Reader<'p> {
         Ok(())
     }
 
+    /// The first row of the tree at `root` that can be read.
+    pub fn any_row(&self, root: u32, tree: Tree) -> Option<Vec<Value>> {
+        let mut reader = Reader { seen: none_of(self.pages), free: Vec::new(), ..*self };
+        let walked = reader.descend(root, tree, 0, &mut |item| match item {
+            Item::Row(row) => Err(row),
+            Item::Hole | Item::Strays => Ok(()),
+        });
+        walked.err()
+    }
+
     /// The last row of the tree at `root`, if nothing on the way to it is ruined.
     pub fn last(&self, root: u32, tree: Tree) -> Option<Option<Vec<Value>>> {
         let mut number = root;
