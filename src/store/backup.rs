@@ -2,7 +2,7 @@
 //!
 //! It must never overwrite a file of the operator's, and never delete the database that a backup takes the place of.
 
-use super::queue::Tally;
+use super::counting::Tally;
 use super::salvage::{self, Batch, Entry, Identity, Merged, Note, Restored, Sink};
 use super::{Error, Opened, Options, Salvaged, audit, beside, leads, lock_for_daemon, queue, schema};
 use crate::id::IdKey;

@@ -3,10 +3,57 @@
 //! The writer keeps the numbers up to date with each commit. They are counted once, in the background, from a moment that the writer
 //! fixes: what it commits after that moment is added to what was counted. Whenever somebody else has changed rows they are counted anew.
 
-use super::queue::{Counts, Tally};
-use super::{Error, Store, View, lock, queue, schema};
+use super::{Error, Store, View, listing, lock, schema};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+
+/// How much a destination has to do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Never attempted.
+    pub ready: i64,
+    /// Attempted, to be tried again.
+    pub retrying: i64,
+    /// Held back behind an earlier event of the same lead.
+    pub held: i64,
+    /// Given up.
+    pub dead: i64,
+}
+
+impl Counts {
+    /// All that still has to be delivered.
+    pub fn waiting(&self) -> i64 {
+        self.ready + self.retrying + self.held
+    }
+}
+
+/// What a transaction changes in the counts of each destination.
+#[derive(Debug, Default)]
+pub struct Tally(BTreeMap<i64, Counts>);
+
+impl From<BTreeMap<i64, Counts>> for Tally {
+    fn from(changes: BTreeMap<i64, Counts>) -> Self {
+        Self(changes)
+    }
+}
+
+impl Tally {
+    /// What changes for this destination.
+    pub fn of(&mut self, dest: i64) -> &mut Counts {
+        self.0.entry(dest).or_default()
+    }
+
+    /// Adds the changes to `counts`.
+    pub fn add_to(&self, counts: &mut BTreeMap<i64, Counts>) {
+        for (dest, change) in &self.0 {
+            let c = counts.entry(*dest).or_default();
+            c.ready += change.ready;
+            c.retrying += change.retrying;
+            c.held += change.held;
+            c.dead += change.dead;
+        }
+    }
+}
 
 /// The numbers, as far as they are known.
 #[derive(Debug, Default)]
@@ -95,5 +142,5 @@ impl Store {
 
 fn count(conn: &mut rusqlite::Connection) -> Result<BTreeMap<i64, Counts>, Error> {
     let view = View(conn);
-    view.destinations()?.iter().map(|d| Ok((d.dest, queue::counts(view.0, d.dest)?))).collect()
+    view.destinations()?.iter().map(|d| Ok((d.dest, listing::counts(view.0, d.dest)?))).collect()
 }

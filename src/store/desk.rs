@@ -1,6 +1,6 @@
 //! The commands' side: short transactions beside the writer's, which notices them by itself.
 
-use super::queue::Tally;
+use super::counting::Tally;
 use super::{Error, View, audit, destinations, queue, schema};
 use crate::id::IdKey;
 use crate::time::Wall;

@@ -4,12 +4,18 @@
 
 mod audit;
 mod backup;
+mod carrying;
+mod command;
 mod counting;
 mod desk;
 mod destinations;
 mod error;
 mod leads;
+mod listing;
+mod lockfile;
+mod opened;
 mod pack;
+mod perform;
 mod queue;
 mod retention;
 mod salvage;
@@ -21,12 +27,19 @@ mod wear;
 mod writer;
 
 pub use backup::{Restore, backup, condemn, fault, restore};
+pub use command::{Answers, Captured, ChangeFn, Changes, Done, NewEvent, Target, Ticket};
+use command::{Command, Messenger, Queue, Reply, Work};
+pub use counting::Counts;
 pub use desk::Desk;
 pub use destinations::Row as Destination;
 pub use error::Error;
 pub use leads::{Logged, Record, SUBMISSIONS_REMEMBERED};
+pub use listing::Entry;
+pub use lockfile::daemon_runs;
+use lockfile::{lock_for_daemon, note_short_lives, short_lives};
+use opened::Opened;
 pub use pack::unpack;
-pub use queue::{Counts, End, Entry, Job, Letter, Outcome};
+pub use queue::{End, Job, Letter, Outcome};
 use salvage::Note;
 pub use salvage::{Damage, Entry as PutAside, Merged, Report as Salvaged, Route};
 pub use schema::VERSION;
@@ -36,17 +49,13 @@ pub use view::View;
 use wear::Wear;
 pub use wear::{Day, Report as Worn, human_bytes, life};
 
-use crate::event::{Draft, Kind};
-use crate::id::{IdKey, Seed};
-use crate::lead::{Fault, Lead};
+use crate::id::IdKey;
 use crate::time::{Clock, Timeline, Wall};
 use rusqlite::Connection;
-use std::collections::{HashMap, VecDeque};
-use std::fs::{File, TryLockError};
-use std::io::Read;
-use std::os::unix::fs::FileExt;
+use std::collections::HashMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -98,149 +107,6 @@ pub trait Watcher: Send + Sync {
     fn confirmed(&self, events: &[i64]);
     /// Another process changed the database: read the destination's row again.
     fn changed(&self);
-}
-
-/// Where a new event goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
-    /// The destination's number.
-    pub dest: i64,
-    /// The destination's filter failed on this event: it becomes a dead letter with this reason, never "not wanted".
-    pub fault: Option<String>,
-}
-
-/// An event about to be kept.
-#[derive(Debug)]
-pub struct NewEvent {
-    /// Its bytes, ids open.
-    pub draft: Draft,
-    /// Its id, all but the number.
-    pub event: Seed,
-    /// The id of the lead it creates, all but the number; of no meaning for other kinds.
-    pub lead: Seed,
-    /// Where it goes.
-    pub targets: Vec<Target>,
-}
-
-/// A capture that is on the disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Captured {
-    /// `lead_…`
-    pub lead_id: String,
-    /// `evt_…`
-    pub event_id: String,
-    /// The submission had been kept before; these are its first ids.
-    pub repeated: bool,
-}
-
-/// What a change makes of a lead.
-#[derive(Debug)]
-pub struct Changes {
-    /// The lead's new state; `None` leaves it.
-    pub lead: Option<Lead>,
-    /// What to tell, in order.
-    pub events: Vec<NewEvent>,
-}
-
-/// Works out a change from the lead's present state. Runs in the writer's transaction: pure and quick.
-pub type ChangeFn = Box<dyn Fn(&Record) -> Result<Changes, Fault> + Send>;
-
-/// A command for the writer.
-pub(crate) enum Work {
-    Capture { event: Box<NewEvent>, submission: Option<[u8; 16]> },
-    Change { lead: String, change: ChangeFn },
-    Announce(Box<NewEvent>),
-    Register(Vec<String>),
-    LaneState { dest: i64, state: &'static str, since: Wall, reason: String },
-    Merge(Arc<salvage::Batch>),
-    Ping,
-}
-
-impl Work {
-    fn bytes(&self) -> usize {
-        match self {
-            Work::Capture { event, .. } | Work::Announce(event) => event.draft.bytes().len(),
-            Work::Merge(batch) => batch.bytes(),
-            _ => 256,
-        }
-    }
-}
-
-/// What the writer answers, once it is on the disk.
-#[derive(Debug)]
-pub enum Done {
-    /// To a capture.
-    Captured(Captured),
-    /// To a change: the lead as it is now and the ids of the events made.
-    Changed(Box<(Record, Vec<String>)>),
-    /// To a change that the lead's state does not allow.
-    Refused(Fault),
-    /// To a change of a lead that is not there.
-    Missing,
-    /// To a registration: numbers, in order.
-    Registered(Vec<i64>),
-    /// To rows of a file that was put aside.
-    Merged(Merged),
-    /// To anything else.
-    Kept,
-}
-
-type Reply = Box<dyn FnOnce(Result<Done, Error>) + Send>;
-
-/// The answers to all that one commit has kept.
-pub struct Answers(Vec<(Reply, Result<Done, Error>)>);
-
-impl Answers {
-    /// Gives them. Does not block.
-    pub fn give(self) {
-        for (reply, answer) in self.0 {
-            reply(answer);
-        }
-    }
-}
-
-impl std::fmt::Debug for Answers {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Answers({})", self.0.len())
-    }
-}
-
-type Messenger = Box<dyn Fn(Answers) + Send + Sync>;
-
-const WAITING: u8 = 0;
-const TAKEN: u8 = 1;
-const ABANDONED: u8 = 2;
-
-/// Lets a caller give up on a command that the writer has not begun.
-#[derive(Debug, Clone)]
-pub struct Ticket(Arc<AtomicU8>);
-
-impl Ticket {
-    /// True when the command will now never be carried out; false when it is too late for that.
-    pub fn abandon(&self) -> bool {
-        self.0.compare_exchange(WAITING, ABANDONED, Ordering::AcqRel, Ordering::Acquire).is_ok()
-    }
-
-    fn take(&self) -> bool {
-        self.0.compare_exchange(WAITING, TAKEN, Ordering::AcqRel, Ordering::Acquire).is_ok()
-    }
-}
-
-struct Command {
-    work: Work,
-    reply: Reply,
-    ticket: Ticket,
-}
-
-#[derive(Default)]
-struct Queue {
-    commands: VecDeque<Command>,
-    bytes: usize,
-    outcomes: Vec<Outcome>,
-    stopping: bool,
-    // The writer waits to be woken, with so many outcomes in its hands. A wake-up costs two switches between threads: one that is at work,
-    // or lets outcomes wait for company, is not woken for nothing.
-    asleep: Option<usize>,
 }
 
 struct Shared {
@@ -320,171 +186,15 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// The lock file of the daemon whose database is `path`.
-fn lock_path(path: &Path) -> PathBuf {
-    beside(path, ".lock")
-}
-
 /// What is known of damage to the database at `path`.
 pub fn damage(path: &Path) -> Damage {
     Damage::of(path, &Note::load(path))
-}
-
-/// Whether a daemon is running with this database.
-pub fn daemon_runs(path: &Path) -> bool {
-    // A shared lock, so that two commands asking at once do not see each other.
-    File::open(lock_path(path)).is_ok_and(|f| matches!(f.try_lock_shared(), Err(TryLockError::WouldBlock)))
-}
-
-/// How often in a row, in this boot, a daemon with this lock file ended without an orderly stop and soon after its start. A machine whose
-/// power comes and goes is no daemon that falls over.
-fn short_lives(mut lock: &File, boot: &str) -> u32 {
-    let mut text = String::new();
-    let read = lock.read_to_string(&mut text);
-    let noted = read.ok().and_then(|_| text.trim().split_once(' ')).filter(|(_, of)| *of == boot);
-    noted.and_then(|(count, _)| count.parse().ok()).unwrap_or(0)
-}
-
-// Not synced: it is about processes that end, not about power. Nothing depends on it but the pause before the next deliveries.
-fn note_short_lives(lock: &File, count: u32, boot: &str) {
-    let text = format!("{count} {boot}\n");
-    drop(lock.set_len(0).and_then(|()| lock.write_all_at(text.as_bytes(), 0)));
-}
-
-/// Takes the lock that says who the daemon is.
-fn lock_for_daemon(path: &Path) -> Result<File, Error> {
-    let failed = |message: String| Error::Open { path: path.to_owned(), message };
-    let lock_file = File::options()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .open(lock_path(path))
-        .map_err(|e| failed(format!("cannot make its lock file beside it: {e}; the folder must exist and be writable")))?;
-    match lock_file.try_lock() {
-        Ok(()) => Ok(lock_file),
-        Err(TryLockError::WouldBlock) => Err(Error::InUse(path.to_owned())),
-        Err(TryLockError::Error(e)) => Err(failed(format!("cannot lock its lock file: {e}"))),
-    }
-}
-
-/// A database that is found good enough to work with.
-struct Opened {
-    conn: Connection,
-    ids: IdKey,
-    timeline: Timeline,
-    open: Option<i64>,
-    check_later: bool,
-}
-
-impl Opened {
-    /// Opens, makes or migrates the file. `Damaged` when it must be put aside; then nothing has been begun with it.
-    fn new(options: &Options, clock: &Arc<dyn Clock>, note: &mut Note) -> Result<Self, Error> {
-        let path = &options.path;
-        if let Some(found) = &note.damaged {
-            return Err(Error::Damaged(found.clone()));
-        }
-        let bytes = std::fs::metadata(path).map(|m| m.len()).ok();
-        if bytes == Some(0) && beside(path, ".identity").exists() && note.files.iter().all(|f| f.done) {
-            return Err(Error::Damaged("it is empty".to_owned()));
-        }
-        if let Some((id, version, tables)) = salvage::peek(path) {
-            schema::is_for_us(path, id, version, tables)?;
-        }
-        if salvage::log_has_lost_commits(path) {
-            return Err(Error::Damaged("a part of its log is ruined, with leads behind it".to_owned()));
-        }
-        let mut conn = schema::connect(path, schema::Purpose::Writer)?;
-        schema::migrate(&mut conn, path)?;
-        schema::is_ours(&conn)?;
-        let check_later = bytes.is_some_and(|bytes| bytes > schema::CHECK_BYTES_MAX);
-        if !check_later {
-            schema::quick_check(&conn)?;
-        }
-        let mut changed = false;
-        for entry in note.files.iter_mut().filter(|f| !f.done) {
-            let merge = entry.restored.as_ref().map(|r| r.merge);
-            if merge != Some(false) {
-                salvage::prepare(&mut conn, entry)?;
-            }
-            // Before anything can be sent: what was delivered since the backup must not go out again.
-            if merge == Some(true) {
-                entry.report = backup::finish(&mut conn, path, entry)?;
-                log::info!("from {}, which was replaced by a backup: {}", entry.file, entry.report);
-            }
-            if merge.is_some() {
-                changed = true;
-                // What it no longer says of the queue is made good once the filters are known, as for any damaged file.
-                let ruined = entry.report.pages + entry.report.lost > 0;
-                entry.restored = entry.restored.take().filter(|_| !ruined);
-                entry.done = !ruined;
-            }
-        }
-        if changed {
-            note.keep(path)?;
-        }
-        let ids = IdKey::new(schema::id_key(&conn)?);
-        let (timeline, open) = schema::timeline(&conn, Arc::clone(clock), options.clock_trusted)?;
-        let released = queue::release_orphans(&conn)?;
-        if released > 0 {
-            log::warn!("{released} held deliveries had nothing left to wait for and were released");
-        }
-        leads::last_seq(&conn)?;
-        Ok(Self { conn, ids, timeline, open, check_later })
-    }
 }
 
 impl Shared {
     /// Whether rows of a file that was put aside are still on their way.
     fn is_carrying_over(&self) -> bool {
         self.carrying_over.load(Ordering::Acquire)
-    }
-}
-
-/// Rows go through the writer, between the visitors' leads.
-struct Through<'s>(&'s Store);
-
-/// How long nothing is carried over after the writer refused it.
-const REFUSED_PAUSE: Duration = Duration::from_millis(200);
-
-impl salvage::Sink for Through<'_> {
-    fn merge(&mut self, batch: salvage::Batch) -> Result<Merged, Error> {
-        let store = self.0;
-        let (batch, mut said) = (Arc::new(batch), false);
-        loop {
-            if lock(&store.0.queue).stopping {
-                return Err(Error::Busy);
-            }
-            let full = store.0.space.level() == Level::Full;
-            if full && batch.is_history() {
-                return Ok(Merged::default());
-            }
-            let done = if full { Err(Error::Full) } else { store.call(Work::Merge(Arc::clone(&batch))) };
-            match done {
-                Ok(Done::Merged(merged)) => {
-                    if batch.wakes() {
-                        store.tell_lanes();
-                    }
-                    return Ok(merged);
-                }
-                Ok(_) => return Ok(Merged::default()),
-                Err(e @ (Error::Busy | Error::Full | Error::Disk(_))) => {
-                    if e != Error::Busy && !std::mem::replace(&mut said, true) {
-                        log::error!("carrying over from the damaged file waits: {e}");
-                    }
-                    std::thread::sleep(REFUSED_PAUSE);
-                }
-                Err(e) => return Err(e),
-            }
-        }
-    }
-
-    fn destinations(&mut self) -> Result<HashMap<String, i64>, Error> {
-        Ok(self.0.read(|view| view.destinations())?.into_iter().map(|d| (d.name, d.dest)).collect())
-    }
-
-    fn events(&mut self, after: i64, before: i64) -> Result<Vec<(i64, String, Vec<u8>)>, Error> {
-        self.0.read(|view| leads::between(view.0, after, before))
     }
 }
 
@@ -551,15 +261,6 @@ impl Store {
         Ok((store.clone(), Writer { store, thread: Some(thread) }))
     }
 
-    fn check_in_background(&self) {
-        match self.read(|view| schema::quick_check(view.0)) {
-            Ok(()) => log::debug!("the database was checked and is whole"),
-            // What was damage to the reading has been noted already.
-            Err(Error::Damaged(_)) => {}
-            Err(e) => log::error!("the database could not be checked: {e}"),
-        }
-    }
-
     /// How many daemons before this one ended, in a row, without an orderly stop and soon after their start.
     pub fn short_lives(&self) -> u32 {
         self.0.short_lives
@@ -568,75 +269,6 @@ impl Store {
     /// This one has lived long enough, or ends in order: the next start counts from none.
     pub fn lived(&self) {
         note_short_lives(&self.0.lock, 0, "");
-    }
-
-    /// What is known of damage.
-    pub fn damage(&self) -> Damage {
-        Damage::of(&self.0.options.path, &lock(&self.0.note))
-    }
-
-    /// Whether nothing can be kept any more until the file is put aside, which only a start does.
-    pub fn must_begin_anew(&self) -> bool {
-        self.failing() && lock(&self.0.note).damaged.is_some()
-    }
-
-    /// Damage was found while running: said loudly, and noted for the next start, which puts the file aside.
-    fn note_damage(&self, found: &str) {
-        let mut note = lock(&self.0.note);
-        if note.damaged.is_some() {
-            return;
-        }
-        note.damaged = Some(found.to_owned());
-        log::error!(
-            "the database is damaged: {found}; leads are still taken as far as it goes. Restart the daemon soon: it puts the file aside, saves what can be read, and goes on with a new one"
-        );
-        if let Err(e) = note.keep(&self.0.options.path) {
-            log::error!("that could not be noted beside the database: {e}");
-        }
-    }
-
-    /// Keeps what ids and numbers depend on beside the file as well.
-    fn keep_identity(&self, conn: &Connection) -> Result<(), Error> {
-        if let Err(e) = backup::identity(conn)?.keep(&self.0.options.path) {
-            log::warn!("the small file that ids and destinations could be known by after damage was not written: {e}");
-        }
-        Ok(())
-    }
-
-    /// Carries over, in the background, what can be read of files that were put aside. To be called when everything else runs.
-    pub fn carry_over(&self, route: Box<dyn Route + Send>) -> Result<(), Error> {
-        if !self.0.is_carrying_over() {
-            return Ok(());
-        }
-        let store = self.clone();
-        let thread = std::thread::Builder::new().name("salvage".into()).spawn(move || store.carry_over_now(route.as_ref()));
-        thread.map(|_| ()).map_err(|e| Error::Disk(format!("no thread to save what is in the damaged file: {e}")))
-    }
-
-    /// The same, and waits for the end. Gives up when the store is stopping; the next start goes on.
-    pub fn carry_over_now(&self, route: &dyn Route) {
-        let path = &self.0.options.path;
-        let entries: Vec<PutAside> = lock(&self.0.note).files.iter().filter(|f| !f.done).cloned().collect();
-        for entry in entries {
-            let result = salvage::carry_over(path, &entry, &mut Through(self), Some(route));
-            let report = match result {
-                Ok(report) => report,
-                Err(e) => {
-                    log::error!("{} is not carried over yet: {e}; the next start goes on with it", entry.file);
-                    return;
-                }
-            };
-            log::error!("of the damaged database {}: {report}. The file stays; remove it once you have looked at it", entry.file);
-            let mut note = lock(&self.0.note);
-            if let Some(kept) = note.files.iter_mut().find(|f| f.file == entry.file) {
-                kept.done = true;
-                kept.report = report;
-            }
-            if let Err(e) = note.keep(path) {
-                log::error!("that it was carried over could not be noted, the next start does it again: {e}");
-            }
-        }
-        self.0.carrying_over.store(false, Ordering::Release);
     }
 
     /// Every lane reads anew what it has read ahead.
@@ -776,7 +408,7 @@ impl Store {
     }
 
     fn submit(&self, work: Work, reply: Reply) -> Result<Ticket, Error> {
-        let ticket = Ticket(Arc::new(AtomicU8::new(WAITING)));
+        let ticket = Ticket::new();
         let bytes = work.bytes();
         let mut queue = lock(&self.0.queue);
         let full = queue.commands.len() >= self.0.options.queue_max || queue.bytes + bytes > self.0.options.queue_bytes_max;
@@ -874,9 +506,4 @@ fn to_column(random: u64) -> i64 {
 
 fn from_column(random: i64) -> u64 {
     u64::from_be_bytes(random.to_be_bytes())
-}
-
-/// Whether a new event of this kind creates its lead.
-fn creates(kind: Kind) -> bool {
-    kind == Kind::LeadCreated
 }

@@ -1,6 +1,6 @@
 //! What can be read. No other part writes SQL for itself.
 
-use super::{Counts, Destination, Entry, Error, Job, Logged, Record, Worn, destinations, leads, queue, wear};
+use super::{Counts, Destination, Entry, Error, Job, Logged, Record, Worn, destinations, leads, listing, queue, wear};
 use crate::id::IdKey;
 use crate::time::{Tick, Wall};
 use rusqlite::Connection;
@@ -27,28 +27,28 @@ impl View<'_> {
 
     /// How much there is to do.
     pub fn counts(&self, dest: i64) -> Result<Counts, Error> {
-        queue::counts(self.0, dest)
+        listing::counts(self.0, dest)
     }
 
     /// When the oldest unfinished event was made.
     pub fn oldest(&self, dest: i64) -> Result<Option<Wall>, Error> {
-        queue::oldest(self.0, dest)
+        listing::oldest(self.0, dest)
     }
 
     /// Unfinished and dead deliveries of a destination.
     pub fn deliveries(&self, dest: i64, state: Option<&str>, after: i64, limit: i64) -> Result<Vec<Entry>, Error> {
-        queue::list(self.0, dest, state, after, limit)
+        listing::list(self.0, dest, state, after, limit)
     }
 
     /// Deliveries that were made, of events of `[since, until)`.
     pub fn finished(&self, dest: i64, since: Wall, until: Wall) -> Result<Vec<i64>, Error> {
-        queue::finished(self.0, dest, since, until)
+        listing::finished(self.0, dest, since, until)
     }
 
     /// All deliveries of an event.
     pub fn deliveries_of(&self, event: i64) -> Result<Vec<Entry>, Error> {
         let destinations: Vec<i64> = self.destinations()?.iter().map(|d| d.dest).collect();
-        queue::of_event(self.0, event, &destinations)
+        listing::of_event(self.0, event, &destinations)
     }
 
     /// The lead with this public id.

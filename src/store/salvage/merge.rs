@@ -4,7 +4,7 @@
 //! has taken its place.
 
 use super::rows::Tree;
-use crate::store::queue::Tally;
+use crate::store::counting::Tally;
 use crate::store::{Error, queue, schema};
 use crate::time::Tick;
 use rusqlite::types::Value;
