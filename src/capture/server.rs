@@ -258,6 +258,8 @@ impl Edge {
 
     async fn route(self: &Arc<Self>, live: &Arc<Live>, peer: IpAddr, visitor: Visitor, request: Request<Incoming>) -> Answer {
         let path = request.uri().path().to_owned();
+        // People and proxies add one.
+        let path = path.strip_suffix('/').filter(|shorter| !shorter.is_empty()).unwrap_or(&path);
         let parts: Vec<&str> = path.split('/').skip(1).collect();
         let method = request.method().clone();
         let get = method == Method::GET || method == Method::HEAD;

@@ -586,3 +586,13 @@ fn a_plain_html_form_on_a_site_ends_on_a_page() {
     let program = client.form(INBOUND, &[("name", "Jane")], &[]);
     assert_eq!((program.status, program.header("content-type")), (201, Some("application/json")));
 }
+
+#[test]
+fn a_slash_at_the_end_of_an_address_does_no_harm() {
+    let (_home, _daemon, client) = start("");
+    for path in ["/f/fair/", "/f/fair/thanks/", "/healthz/"] {
+        assert_eq!(visit(&client, path).status, 200, "{path}");
+    }
+    assert_eq!(client.json("POST", "/api/v1/leads/", &json!({"name":"Jane"})).status, 201);
+    assert_eq!(visit(&client, "/f/fair//").status, 404, "one, not two");
+}
