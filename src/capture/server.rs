@@ -258,8 +258,8 @@ impl Edge {
 
     async fn route(self: &Arc<Self>, live: &Arc<Live>, peer: IpAddr, visitor: Visitor, request: Request<Incoming>) -> Answer {
         let path = request.uri().path().to_owned();
-        // People and proxies add one.
-        let path = path.strip_suffix('/').filter(|shorter| !shorter.is_empty()).unwrap_or(&path);
+        // People who type an address add one; to a program an empty id is a mistake.
+        let path = path.strip_suffix('/').filter(|shorter| !shorter.is_empty() && !shorter.starts_with("/api/")).unwrap_or(&path);
         let parts: Vec<&str> = path.split('/').skip(1).collect();
         let method = request.method().clone();
         let get = method == Method::GET || method == Method::HEAD;
