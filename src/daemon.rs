@@ -339,6 +339,12 @@ pub fn run(config: &Config, path: &Path, clock: Arc<dyn Clock>) -> Result<(), Da
                 () = &mut long_enough, if !lived => Heard::Lived,
             }
         });
+        // Refusing leads until somebody comes is worse than a short absence: whoever started this starts it again.
+        if let (Heard::Feed, Some(why)) = (&heard, daemon.store().must_begin_anew()) {
+            log::error!("stopping, to be started again: {why}");
+            daemon.stop();
+            return Err(why.into());
+        }
         match heard {
             Heard::Stop => break,
             Heard::Lived => {
@@ -346,12 +352,6 @@ pub fn run(config: &Config, path: &Path, clock: Arc<dyn Clock>) -> Result<(), Da
                 daemon.store.lived();
             }
             Heard::Reload => reload(&daemon, config, path),
-            // Refusing leads until somebody comes is worse than a short absence: whoever started this starts it again.
-            Heard::Feed if daemon.store().must_begin_anew() => {
-                log::error!("stopping: the database is damaged and takes no leads; the next start puts it aside and begins anew");
-                daemon.stop();
-                return Err(store::Error::Damaged("see the log; start the daemon again, it puts the file aside".to_owned()).into());
-            }
             // Fed only while the main job is done: a process that is merely alive is to be restarted.
             Heard::Feed if !watched => {}
             Heard::Feed if daemon.well() => tell_systemd(&[sd_notify::NotifyState::Watchdog]),

@@ -71,9 +71,13 @@ impl Store {
         Damage::of(&self.0.options.path, &lock(&self.0.note))
     }
 
-    /// Whether nothing can be kept any more until the file is put aside, which only a start does.
-    pub fn must_begin_anew(&self) -> bool {
-        self.failing() && lock(&self.0.note).damaged.is_some()
+    /// Why nothing can be kept any more before another start: the file has to be put aside, or was taken away.
+    pub fn must_begin_anew(&self) -> Option<Error> {
+        if self.0.gone.load(Ordering::Acquire) {
+            return Some(Error::Disk("its file was moved or deleted, or its disk is gone".to_owned()));
+        }
+        let damaged = self.failing() && lock(&self.0.note).damaged.is_some();
+        damaged.then(|| Error::Damaged("it takes no leads any more; the next start puts it aside and begins anew".to_owned()))
     }
 
     /// Damage was found while running: said loudly, and noted for the next start, which puts the file aside.

@@ -128,6 +128,8 @@ struct Shared {
     note: Mutex<Note>,
     carrying_over: AtomicBool,
     failing: AtomicBool,
+    // The file was taken away under the daemon.
+    gone: AtomicBool,
     // Held for as long as the daemon lives; other processes see by it that there is one. Holds the number of short lives in a row.
     lock: File,
     short_lives: u32,
@@ -243,6 +245,7 @@ impl Store {
             carrying_over: AtomicBool::new(note.files.iter().any(|f| !f.done)),
             note: Mutex::new(note),
             failing: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
             lock: lock_file,
             short_lives,
         });

@@ -24,6 +24,12 @@ impl Opened {
             return Err(Error::Damaged(found.clone()));
         }
         let bytes = std::fs::metadata(path).map(|m| m.len()).ok();
+        if bytes.is_none() && beside(path, ".identity").exists() && note.files.iter().all(|f| f.done) {
+            log::error!(
+                "there is no database {}, although there was one: a disk that is not mounted, or a file that was moved? A new one is begun; put the former one back while leadsbotd is stopped, and its leads are there again",
+                path.display()
+            );
+        }
         if bytes == Some(0) && beside(path, ".identity").exists() && note.files.iter().all(|f| f.done) {
             return Err(Error::Damaged("it is empty".to_owned()));
         }

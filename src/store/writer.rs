@@ -4,10 +4,12 @@
 
 use super::perform::{Told, perform};
 use super::retention::Forgetting;
-use super::{Answers, Command, Done, End, Error, Outcome, Store, Watcher, Work, leads, lock, queue, schema};
+use super::{Answers, Command, Done, End, Error, Outcome, Store, Watcher, Work, beside, leads, lock, queue, schema};
 use crate::time::Tick;
 use rusqlite::{Connection, TransactionBehavior};
+use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -41,6 +43,7 @@ pub(super) struct State {
     store: Store,
     conn: Option<Connection>,
     data_version: i64,
+    place: Place,
     next_seq: i64,
     frames: i64,
     // Outcomes that are not on the disk yet; their lanes wait for them.
@@ -66,6 +69,7 @@ impl State {
     pub(super) fn new(store: Store, conn: Connection) -> Result<Self, Error> {
         let next_seq = (leads::last_seq(&conn)? + 1).max(schema::first_number(&conn)?);
         let data_version = data_version(&conn)?;
+        let path = store.0.options.path.clone();
         let finished = queue::unsettled_at_front(&conn, SETTLE_LOOK_AT)?;
         let forgetting = Forgetting::new(store.0.timeline.now());
         let clock_known = schema::is_clock_known(&conn, store.0.timeline.boot())?;
@@ -73,6 +77,7 @@ impl State {
             store,
             conn: Some(conn),
             data_version,
+            place: Place::of(&path),
             next_seq,
             frames: CHECKPOINT_FRAMES,
             outcomes: Vec::new(),
@@ -336,6 +341,23 @@ impl State {
 
     /// Opens the file again after a failure, and notices what other processes committed.
     fn look(&mut self) -> Result<(), Error> {
+        if self.conn.is_none() {
+            // Whoever closes the last connection takes the log away.
+            self.place.log = None;
+        }
+        if !self.place.is_kept(&self.store.0.options.path) {
+            if !self.store.0.gone.swap(true, Ordering::AcqRel) {
+                log::error!(
+                    "the database file {} or its log was moved or deleted, or its disk is gone; no lead is taken any more until leadsbotd is started again",
+                    self.store.0.options.path.display()
+                );
+                // Whoever moved the file has everything in it then.
+                if let Some(conn) = &self.conn {
+                    checkpoint(conn, "TRUNCATE");
+                }
+            }
+            return Err(Error::Disk("its file is not where it was".to_owned()));
+        }
         let version = match &self.conn {
             Some(conn) => data_version(conn)?,
             None => {
@@ -492,6 +514,29 @@ impl State {
             }
         }
     }
+}
+
+/// Which files the names of the database and of its log mean. What is written into others has no name, and is gone with the process.
+struct Place {
+    database: Option<(u64, u64)>,
+    log: Option<(u64, u64)>,
+}
+
+impl Place {
+    fn of(path: &Path) -> Self {
+        Self { database: file_at(path), log: file_at(&beside(path, "-wal")) }
+    }
+
+    fn is_kept(&mut self, path: &Path) -> bool {
+        let now = Self::of(path);
+        // The log is made with the first write.
+        self.log = self.log.or(now.log);
+        self.database == now.database && self.log == now.log
+    }
+}
+
+fn file_at(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino()))
 }
 
 /// Why a transaction was rolled back.

@@ -554,3 +554,34 @@ fn the_files_beside_the_database_are_readable_for_their_owner_alone() {
         assert_eq!(std::fs::metadata(home.path(name)).unwrap().permissions().mode() & 0o777, 0o600, "{name}");
     }
 }
+
+#[test]
+fn a_database_that_is_taken_away_takes_no_lead_and_nothing_that_was_kept_is_lost_with_it() {
+    let files = |home: &Home, ends: &[&str]| ends.iter().for_each(|end| drop(std::fs::remove_file(home.path(&format!("leads.db{end}")))));
+    for (name, kept) in [("moved", true), ("deleted", false), ("without its log", true)] {
+        let home = Home::new("");
+        let mut daemon = Daemon::start(&home);
+        let client = Client::new(daemon.address);
+        let (lead, _) = client.lead(&json!({"name":"Before"}));
+        let moved = home.path("moved.db");
+        match name {
+            "moved" => std::fs::rename(home.database(), &moved).unwrap(),
+            "deleted" => files(&home, &["", "-wal", "-shm"]),
+            _ => files(&home, &["-wal"]),
+        }
+        let refused = client.json("POST", "/api/v1/leads", &json!({"name":"After"}));
+        assert_eq!((refused.status, refused.code().as_str()), (503, "storage_failed"), "{name}");
+        assert_eq!(client.get("/healthz").status, 503, "{name}");
+        eventually("it ends, so that it can be started again", || daemon.ended());
+        assert!(daemon.log().contains("was moved or deleted, or its disk is gone; no lead is taken any more"), "{name}: {}", daemon.log());
+        drop(daemon);
+        if moved.exists() {
+            std::fs::rename(&moved, home.database()).unwrap();
+        }
+        let daemon = Daemon::start(&home);
+        assert_eq!(daemon.log().contains("there is no database"), !kept, "{name}: {}", daemon.log());
+        let client = Client::new(daemon.address);
+        assert_eq!(client.get(&format!("/api/v1/leads/{lead}")).status, if kept { 200 } else { 404 }, "{name}");
+        client.lead(&json!({"name":"Again"}));
+    }
+}
