@@ -128,6 +128,21 @@ impl Daemon {
         Ok(())
     }
 
+    /// What an operator who reads the log wants to know first.
+    fn say_how_it_begins(&self) {
+        let line = self.store.timeline();
+        if !line.trusted() {
+            log::warn!(
+                "this device's clock is not believed yet (it shows {}): no time service or battery vouches for it; leads are taken and marked untrusted until one does. If it is right, set device.clock = \"trusted\"",
+                line.wall().rfc3339()
+            );
+        }
+        let counts = self.lanes.status().into_iter().filter_map(|lane| Some((lane.name, self.store.counts(lane.dest).ok()?)));
+        for (name, counts) in counts.filter(|(_, c)| c.waiting() + c.dead > 0) {
+            log::info!("destination {name}: {} waiting, {} dead letters", counts.waiting(), counts.dead);
+        }
+    }
+
     /// Whether the edge answers, the writer commits and the lanes' threads live.
     pub fn well(&self) -> bool {
         // Somebody who was turned off the network must not have the daemon killed: it goes by an address that the machine has at present.
@@ -314,6 +329,7 @@ pub fn run(config: &Config, path: &Path, clock: Arc<dyn Clock>) -> Result<(), Da
         log::info!("leadsbotd {} listens at http://{address}", env!("CARGO_PKG_VERSION"));
     }
     log::info!("leads are kept in {}; destinations: {}", config.storage.path.display(), destinations(config));
+    daemon.say_how_it_begins();
     tell_systemd(&[sd_notify::NotifyState::Ready]);
     let limit = sd_notify::watchdog_enabled();
     let watched = limit.is_some();

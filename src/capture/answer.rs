@@ -89,7 +89,11 @@ impl From<store::Error> for Refusal {
             store::Error::Busy => Self::busy("the device is busy; nothing was kept, send it again in a moment"),
             store::Error::Full => Self {
                 retry_after: Some(60),
-                ..Self::new(StatusCode::INSUFFICIENT_STORAGE, "storage_full", "the device's disk is full; nothing was kept, tell the staff")
+                ..Self::new(
+                    StatusCode::INSUFFICIENT_STORAGE,
+                    "storage_full",
+                    "the device has no room left; nothing was kept, tell the staff",
+                )
             },
             store::Error::NotFound => Self::not_found(),
             _ => Self {

@@ -3,7 +3,7 @@
 use super::output::{Out, plain, say, say_json, table};
 use super::{Cli, Failure, Format, desk, when};
 use crate::id::IdKey;
-use crate::lead::Lead;
+use crate::lead::{Lead, check_status};
 use crate::store::{Desk, Record};
 use crate::time::Wall;
 use clap::Subcommand;
@@ -19,7 +19,7 @@ pub enum Command {
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
         /// Only those with this status.
-        #[arg(long)]
+        #[arg(long, value_parser = status)]
         status: Option<String>,
         /// Only those from this source.
         #[arg(long)]
@@ -49,6 +49,10 @@ pub enum Command {
 
 /// Leads read in one go, so that no reading holds up the daemon.
 const STEP: i64 = 500;
+
+fn status(text: &str) -> Result<String, String> {
+    check_status(text).map(|()| text.to_owned()).map_err(|fault| fault.message)
+}
 
 pub fn run(cli: &Cli, command: &Command) -> Result<(), Failure> {
     let (mut desk, _) = desk(cli)?;
@@ -212,7 +216,7 @@ fn csv(desk: &mut Desk, out: &mut dyn std::io::Write, raw: bool) -> Result<(), F
     })?;
     let failed = |e: csv::Error| Failure::new(format!("the export could not be written: {e}"));
     let mut writer = csv::Writer::from_writer(out);
-    let head = COLUMNS.iter().map(|c| (*c).to_owned()).chain(["consent_text".to_owned(), "consent_at".to_owned()]);
+    let head = COLUMNS.iter().map(|c| (*c).to_owned()).chain(["consent_text", "consent_version", "consent_at"].map(str::to_owned));
     writer.write_record(head.chain(extra.iter().map(|k| format!("fields.{k}")))).map_err(failed)?;
     each(desk, |ids, record| {
         if record.number > newest {
@@ -225,7 +229,7 @@ fn csv(desk: &mut Desk, out: &mut dyn std::io::Write, raw: bool) -> Result<(), F
             Some(other) => other.to_string(),
         };
         let mut row: Vec<String> = COLUMNS.iter().map(|c| cell(lead.get(c))).collect();
-        row.extend(["/consent/text", "/consent/at"].map(|p| cell(lead.pointer(p))));
+        row.extend(["/consent/text", "/consent/version", "/consent/at"].map(|p| cell(lead.pointer(p))));
         row.extend(extra.iter().map(|k| cell(record.lead.fields.get(k))));
         if !raw {
             row.iter_mut().for_each(defuse);

@@ -272,17 +272,8 @@ fn status(cli: &Cli, desk: &mut Desk, running: bool) -> Result<(), Failure> {
 
 /// What was written, as the daemon noted it along with one of its latest writes.
 fn wear_line(worn: &Worn, endurance: Option<u64>) -> String {
-    let day = worn.today;
-    let each = day.bytes_per_lead().map_or_else(String::new, |bytes| format!(" ({} a lead)", human_bytes(bytes)));
     let life = endurance.map_or_else(String::new, |endurance| format!("; {}", life(worn.card_days(endurance), endurance)));
-    format!(
-        "written to the card on {} (as of {}): {} for {} leads and {} deliveries{each}{life}",
-        day.date(),
-        worn.at().rfc3339(),
-        human_bytes(day.bytes),
-        day.leads,
-        day.deliveries
-    )
+    format!("written to the card on {} (as of {}): {}{life}", worn.today.date(), worn.at().rfc3339(), worn.today.told())
 }
 
 fn wear_json(worn: &Worn, endurance: Option<u64>) -> Value {

@@ -76,6 +76,8 @@ struct Inner {
     rules: Rules,
     ahead: Ahead,
     unreadable: u32,
+    // Whatever wakes the lane meanwhile, the queue is not read again before.
+    unreadable_until: Option<Tick>,
     paused: bool,
     nudge: Option<i64>,
     told: (&'static str, Option<Wall>, String),
@@ -106,6 +108,7 @@ impl Lane {
                 rules: Rules::new(assignment.policy),
                 ahead: Ahead::default(),
                 unreadable: 0,
+                unreadable_until: None,
                 paused: false,
                 nudge: None,
                 told: ("open", None, String::new()),
@@ -228,8 +231,11 @@ impl Lane {
         if now < self.not_before {
             return Step::Idle(Some(self.not_before));
         }
-        let (job, probe, changes) = {
+        let (job, probe, changes, doubtful) = {
             let mut inner = self.inner();
+            if let Some(until) = inner.unreadable_until.filter(|until| now < *until) {
+                return Step::Idle(Some(until));
+            }
             if let Err(e) = self.listen(&mut inner, now) {
                 return self.unreadable(&mut inner, &e, now);
             }
@@ -262,11 +268,12 @@ impl Lane {
                 inner.rules.begins(now);
             }
             inner.ahead.begins(job.event);
-            (job, probe, inner.ahead.changes())
+            let doubtful = inner.ahead.is_doubtful(job.event);
+            (job, probe, inner.ahead.changes(), doubtful)
         };
         let given = self.given();
         let event_id = self.store.ids().event(job.random).id(job.event);
-        let attempt = catch_unwind(AssertUnwindSafe(|| self.attempt(&given, &job, &event_id)));
+        let attempt = catch_unwind(AssertUnwindSafe(|| self.attempt(&given, &job, &event_id, doubtful)));
         let (verdict, fresh) = attempt.unwrap_or_else(|_| (internal("the attempt met a fault of this program"), None));
         let attempt = Attempt { job, event_id, fresh, probe, changes };
         self.report(&given.spec, attempt, verdict);
@@ -318,7 +325,9 @@ impl Lane {
                 inner.unreadable
             );
         }
-        Step::Idle(Some(now.after(Duration::from_secs(5))))
+        let until = now.after(Duration::from_secs(5));
+        inner.unreadable_until = Some(until);
+        Step::Idle(Some(until))
     }
 
     fn next_due(&self, now: Tick) -> Option<Tick> {
@@ -331,8 +340,8 @@ impl Lane {
         }
     }
 
-    /// Renders, signs, sends, judges. The second part is the body to keep for further attempts, if it is not kept already.
-    fn attempt(&self, given: &Given, job: &Job, event_id: &str) -> (Verdict, Option<Vec<u8>>) {
+    /// Renders, signs, sends, judges. `doubtful`: it was refused before, and others were not. The second part is the body to keep for further attempts, if it is not kept already.
+    fn attempt(&self, given: &Given, job: &Job, event_id: &str, doubtful: bool) -> (Verdict, Option<Vec<u8>>) {
         let spec = &given.spec;
         let mut fresh = None;
         let body = match (&job.rendered, &job.event_body) {
@@ -352,7 +361,8 @@ impl Lane {
         let request = webhook::request(spec, identity, body, job.attempts.saturating_add(1), wall);
         let answer = given.transport.send(&spec.url, &request);
         let now = std::time::UNIX_EPOCH + Duration::from_millis(u64::try_from(wall.0).unwrap_or(0));
-        let verdict = judge(&spec.url, &answer, self.store.timeline().trusted(), now);
+        // What others got through with meanwhile is not the clock's fault.
+        let verdict = judge(&spec.url, &answer, doubtful || self.store.timeline().trusted(), now);
         // Bytes that never reached a receiver bind nobody; those that may have are kept.
         let reached = match &answer {
             Answer::Response(_) => true,
@@ -382,7 +392,8 @@ impl Lane {
         if own_trouble && job.attempts == 0 {
             log::warn!("destination {}: {event_id} is refused while others get through; it waits alone: {reason}", spec.name);
         }
-        if !refused {
+        // A doubtful one stays so to its end: its next refusal is not the clock's fault either.
+        if matches!(fate, Fate::Done | Fate::Dead) || (!refused && !inner.ahead.is_doubtful(job.event)) {
             inner.ahead.cleared(job.event);
         }
         self.tell(spec, &mut inner, change, &reason, wall);

@@ -18,7 +18,10 @@ pub fn judge(url: &Url, answer: &Answer, clock_trusted: bool, wall_now: SystemTi
                 400 | 401 | 403 if !clock_trusted => (
                     Class::Clock,
                     "clock",
-                    format!("HTTP {} while this device's clock may be wrong; waiting for the clock", response.status),
+                    format!(
+                        "HTTP {} while this device's clock may be wrong; waiting for the clock. If it is right, set device.clock = \"trusted\" and compare the secrets",
+                        response.status
+                    ),
                 ),
                 _ => response_class(url, response),
             };

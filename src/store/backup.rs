@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 /// Writes a copy of the database at `path` to `target`, as it is at one moment. Gives its bytes.
 pub fn backup(path: &Path, target: &Path) -> Result<u64, Error> {
-    let failed = |message: String| Error::Disk(format!("the backup {} was not made: {message}", target.display()));
+    let failed = |message: String| Error::File(format!("the backup {} was not made: {message}", target.display()));
     if target.exists() {
         return Err(failed("there is such a file already; name another one, or remove it".to_owned()));
     }
@@ -33,7 +33,7 @@ pub fn backup(path: &Path, target: &Path) -> Result<u64, Error> {
 }
 
 fn copy_into(path: &Path, part: &Path) -> Result<(), Error> {
-    let failed = |e: std::io::Error| Error::Disk(format!("{} cannot be written: {e}", part.display()));
+    let failed = |e: std::io::Error| Error::File(format!("{} cannot be written: {e}", part.display()));
     // What an earlier attempt left behind. SQLite fills a file that is there as long as it is empty, and keeps its mode.
     let file = File::options().create(true).truncate(true).write(true).mode(0o600).open(part).map_err(failed)?;
     let conn = schema::connect(path, schema::Purpose::Command)?;
@@ -102,7 +102,7 @@ pub fn restore(options: &Options, clock: &Arc<dyn Clock>, file: &Path) -> Result
 
 /// Copies the backup into the database's folder and looks the copy over; gives its key.
 fn take_in(file: &Path, copy: &Path) -> Result<[u8; 32], Error> {
-    let failed = |e: std::io::Error| Error::Disk(format!("{} cannot be copied to {}: {e}", file.display(), copy.display()));
+    let failed = |e: std::io::Error| Error::File(format!("{} cannot be copied to {}: {e}", file.display(), copy.display()));
     let mut from = File::open(file).map_err(failed)?;
     let mut to = File::options().create(true).truncate(true).write(true).mode(0o600).open(copy).map_err(failed)?;
     std::io::copy(&mut from, &mut to).and_then(|_| to.sync_all()).map_err(failed)?;

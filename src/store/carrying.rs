@@ -77,7 +77,7 @@ impl Store {
             return Some(Error::Disk("its file was moved or deleted, or its disk is gone".to_owned()));
         }
         let damaged = self.failing() && lock(&self.0.note).damaged.is_some();
-        damaged.then(|| Error::Damaged("it takes no leads any more; the next start puts it aside and begins anew".to_owned()))
+        damaged.then(|| Error::Damaged("it takes no leads any more".to_owned()))
     }
 
     /// Damage was found while running: said loudly, and noted for the next start, which puts the file aside.

@@ -27,6 +27,8 @@ pub enum Error {
     Sql(String),
     /// A row holds what this program cannot have written.
     Unreadable(String),
+    /// Another file, a backup above all, cannot be read or written.
+    File(String),
     /// There is no such row.
     NotFound,
 }
@@ -35,15 +37,19 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Busy => f.write_str("the writer is busy; try again shortly"),
-            Error::Full => f.write_str("the disk is full; free some space, nothing that was accepted is lost"),
+            Error::Full => f.write_str("there is no room left, on the disk or in storage.max_bytes; nothing that was accepted is lost"),
             Error::Disk(what) => write!(f, "the disk or the database file failed: {what}"),
-            Error::Damaged(what) => write!(f, "the database is damaged: {what}"),
+            Error::Damaged(what) => write!(
+                f,
+                "the database is damaged: {what}; restart the daemon, it saves what can be read (or, while it does not run: leadsbotd repair)"
+            ),
             Error::Open { path, message } => write!(f, "cannot open the database {}: {message}", path.display()),
             Error::InUse(path) => {
                 write!(f, "another leadsbotd is running with {} (its lock file is held); stop that one first", path.display())
             }
             Error::Sql(what) => write!(f, "the database refused a statement: {what}"),
             Error::Unreadable(what) => write!(f, "{what}; run leadsbotd check"),
+            Error::File(what) => f.write_str(what),
             Error::NotFound => f.write_str("not found"),
         }
     }

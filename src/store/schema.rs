@@ -84,9 +84,10 @@ pub fn connect(path: &Path, purpose: Purpose) -> Result<Connection, Error> {
     };
     set(&conn).map_err(|e| match e.sqlite_error_code() {
         Some(rusqlite::ErrorCode::NotADatabase) if purpose == Purpose::Writer => Error::Damaged("it is no SQLite database".to_owned()),
-        Some(rusqlite::ErrorCode::NotADatabase) => {
-            failed("it is no SQLite database; start the daemon, it puts the file aside and begins a new one".to_owned())
-        }
+        Some(rusqlite::ErrorCode::NotADatabase) => failed(
+            "it is no SQLite database. Is storage.path right? Then start the daemon: it puts the file aside and begins a new one"
+                .to_owned(),
+        ),
         Some(rusqlite::ErrorCode::DatabaseCorrupt) => Error::Damaged(e.to_string()),
         _ => failed(e.to_string()),
     })?;

@@ -43,9 +43,10 @@ impl Day {
         text
     }
 
-    /// Bytes for each lead; `None` on a day without one.
-    pub fn bytes_per_lead(&self) -> Option<u64> {
-        self.bytes.checked_div(self.leads)
+    /// In words: `3.2 MB; leads: 40 (80.0 kB each), deliveries: 80`.
+    pub fn told(&self) -> String {
+        let each = self.bytes.checked_div(self.leads).map_or_else(String::new, |bytes| format!(" ({} each)", human_bytes(bytes)));
+        format!("{}; leads: {}{each}, deliveries: {}", human_bytes(self.bytes), self.leads, self.deliveries)
     }
 }
 
@@ -316,15 +317,8 @@ fn written_so_far() -> Option<u64> {
 }
 
 fn sentence(day: &Day, report: &Report, endurance: Option<u64>) -> String {
-    let each = day.bytes_per_lead().map_or_else(String::new, |bytes| format!(" ({} a lead)", human_bytes(bytes)));
     let life = endurance.map_or_else(String::new, |endurance| format!("; {}", life(report.card_days(endurance), endurance)));
-    format!(
-        "on {} {} were written for {} leads and {} deliveries{each}{life}",
-        day.date(),
-        human_bytes(day.bytes),
-        day.leads,
-        day.deliveries
-    )
+    format!("written to the card on {}: {}{life}", day.date(), day.told())
 }
 
 /// "at this pace a card that endures 1.0 TB lasts 12 years".

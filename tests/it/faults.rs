@@ -165,7 +165,7 @@ fn on_a_disk_that_stays_full_leads_are_refused_with_507_and_deliveries_go_on() {
     std::thread::sleep(std::time::Duration::from_secs(3));
     assert_eq!(receiver.taken().len(), before.len(), "a delivery whose end cannot be noted is not made again and again");
     assert!(!daemon.ended());
-    let lines = daemon.log().lines().filter(|l| l.contains("the disk is full")).count();
+    let lines = daemon.log().lines().filter(|l| l.contains("there is no room left")).count();
     assert!(lines < 10, "{lines} lines about one full disk");
     daemon.kill();
     recovers(&home, &receiver, &before, 35, "full");
