@@ -4,7 +4,7 @@ use super::output::{hint, plain, say, say_json, table};
 use super::{Cli, Failure, desk, names, storage, when};
 use crate::config::Config;
 use crate::id::IdKey;
-use crate::store::{Day, Desk, Destination, Entry, Worn, human_bytes, life};
+use crate::store::{Day, Desk, Destination, Entry, Worn, life};
 use crate::time::{Clock, SystemClock, Wall, human};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
