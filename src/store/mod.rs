@@ -47,7 +47,7 @@ use space::Space;
 pub use space::{Level, Limits, Report as Room, Retention};
 pub use view::View;
 use wear::Wear;
-pub use wear::{Day, Report as Worn, human_bytes, life};
+pub use wear::{Day, Report as Worn, life};
 
 use crate::id::IdKey;
 use crate::time::{Clock, Timeline, Wall};
