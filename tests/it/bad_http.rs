@@ -514,7 +514,8 @@ fn still_takes_a_lead(daemon: &Daemon) {
 
 #[test]
 fn a_sender_that_is_too_slow_is_told_so_and_does_not_stop_the_next_lead() {
-    let daemon = Daemon::start(&limited("requests_per_minute = 0\nheader_timeout_seconds = 1\nbody_timeout_seconds = 1"));
+    let home = limited("requests_per_minute = 0\nheader_timeout_seconds = 1\nbody_timeout_seconds = 1");
+    let daemon = Daemon::start(&home);
     let at = daemon.address;
     let late = |name: &str, bytes: &[u8], code: &str| {
         let (answer, _) = exchange(at, bytes, false);
@@ -551,7 +552,8 @@ fn a_sender_that_is_too_slow_is_told_so_and_does_not_stop_the_next_lead() {
 
 #[test]
 fn who_posts_too_often_is_told_when_to_come_back_and_does_not_stop_the_next_lead() {
-    let daemon = Daemon::start(&limited("requests_per_minute = 2"));
+    let home = limited("requests_per_minute = 2");
+    let daemon = Daemon::start(&home);
     let body = "name=Often&email=a@b.example";
     let inbound = || request("POST", INBOUND, &[URLENCODED], body);
     let guess = || request("GET", "/api/v1/leads", &[("authorization", "Bearer wrong-token-0123456789")], "");
@@ -576,7 +578,8 @@ fn who_posts_too_often_is_told_when_to_come_back_and_does_not_stop_the_next_lead
 #[test]
 fn a_connection_too_many_is_told_so_and_does_not_stop_the_next_lead() {
     for limits in ["connections_max = 2", "connections_per_address_max = 2"] {
-        let daemon = Daemon::start(&limited(&format!("requests_per_minute = 0\n{limits}")));
+        let home = limited(&format!("requests_per_minute = 0\n{limits}"));
+        let daemon = Daemon::start(&home);
         let held: Vec<TcpStream> = (0..2).map(|_| TcpStream::connect(daemon.address).unwrap()).collect();
         for _ in 0..3 {
             let (bytes, _) = exchange(daemon.address, &create(r#"{"name":"Bad"}"#), false);

@@ -405,7 +405,7 @@ fn damage_that_stops_the_writer_ends_the_daemon_and_the_next_start_saves() {
         acknowledged.extend(answer.filter(|a| a.status == 201).map(|a| a.json()["id"].as_str().unwrap().to_owned()));
         daemon.ended()
     });
-    assert!(daemon.log().contains("begins anew"), "{}", daemon.log());
+    assert!(daemon.log().contains("stopping, to be started again: the database is damaged"), "{}", daemon.log());
     drop(daemon);
     let (_daemon, client, _) = recover(&ruined);
     for id in acknowledged {

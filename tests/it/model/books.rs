@@ -521,16 +521,21 @@ impl Model {
         }
         // A refusal of the time is one by an answer; a certificate is refused on the way there.
         let refused = class == Class::Refused || (class == Class::Clock && says != Says::BadCertificate);
-        let own_trouble = refused && lane.doubtful.contains(&key.1);
+        let doubtful = lane.doubtful.contains(&key.1);
+        let own_trouble = refused && doubtful;
+        // While others got through it is not the clock's fault, and means what it says.
+        let meant = refused && doubtful && says == Says::Rejected;
         if refused {
             lane.suspects.insert(key.1);
-        } else {
+        } else if !doubtful || class == Class::Delivered {
             lane.suspects.remove(&key.1);
             lane.doubtful.remove(&key.1);
         }
         if matches!(class, Class::Delivered | Class::Rejected) {
             let suspects = std::mem::take(&mut lane.suspects);
             lane.doubtful.extend(suspects);
+        } else if meant {
+            lane.doubtful.extend(lane.suspects.iter().copied());
         }
         let fresh = fresh.filter(|_| says.reached());
         let unmoved = fresh.clone().map(|body| Note::Keep { key, body });
@@ -552,6 +557,7 @@ impl Model {
             Class::Internal => vec![Some(Note::Dead(key))],
             Class::Rejected => vec![Some(counts(policy.rejected_attempts))],
             Class::Temporary => vec![Some(counts(u32::MAX))],
+            Class::Clock if meant => vec![Some(counts(policy.rejected_attempts)), unmoved],
             Class::Refused | Class::Clock if own_trouble => vec![Some(counts(u32::MAX)), unmoved],
             Class::Refused | Class::Offline | Class::Clock | Class::Throttled => vec![unmoved],
         }
