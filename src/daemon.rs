@@ -4,8 +4,7 @@
 
 use crate::capture::{Edge, Live, Server, ServerError};
 use crate::config::Config;
-use crate::delivery::{Assignment, Http, Lanes};
-use crate::destination::webhook;
+use crate::delivery::{self, Assignment, Lanes};
 use crate::event;
 use crate::intake::Router;
 use crate::mapping::Event;
@@ -246,7 +245,7 @@ impl Route for Filters {
             return Some(false);
         }
         // A filter that fails does not say no.
-        let wanted = spec.when.is_none() || Event::parse(body).and_then(|e| webhook::wants(spec, kind, &e)).unwrap_or(true);
+        let wanted = spec.when.is_none() || Event::parse(body).and_then(|e| spec.wants(kind, &e)).unwrap_or(true);
         Some(wanted)
     }
 
@@ -285,10 +284,9 @@ fn assign(config: &Config, store: &Store, lanes: &Lanes) -> Result<Live, DaemonE
     let mut assignments = Vec::new();
     let mut routed = Vec::new();
     for (dest, d) in numbers.into_iter().zip(&config.destinations) {
-        let transport = Http::new(&d.spec.url, &d.spec.timeouts, &d.network, d.allow_http)
-            .map_err(|e| DaemonError::Destination(format!("destination {}: {e}", d.spec.name)))?;
+        let transport = delivery::connect(&d.link).map_err(|e| DaemonError::Destination(format!("destination {}: {e}", d.spec.name)))?;
         routed.push((dest, Arc::clone(&d.spec)));
-        assignments.push(Assignment { dest, spec: Arc::clone(&d.spec), policy: d.policy.clone(), transport: Arc::new(transport) });
+        assignments.push(Assignment { dest, spec: Arc::clone(&d.spec), policy: d.policy.clone(), transport });
     }
     lanes.assign(assignments)?;
     warn_of_orphans(store, &routed.iter().map(|(dest, _)| *dest).collect::<Vec<_>>());

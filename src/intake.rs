@@ -1,6 +1,6 @@
 //! From what was said to an event with its destinations: the last step before the store. Touches neither socket nor disk.
 
-use crate::destination::{Spec, webhook};
+use crate::destination::Spec;
 use crate::event::{Context, Detail, Device, Draft, Kind, LEAD_ID_OPEN, Unserialisable};
 use crate::id::IdKey;
 use crate::lead::{Fault, Lead, Limits, Patch, Reply, Submission};
@@ -151,7 +151,7 @@ impl Router {
                 continue;
             }
             let wanted = match parsed.get_or_insert_with(|| Event::parse(draft.bytes())) {
-                Ok(event) => webhook::wants(spec, draft.kind.name(), event),
+                Ok(event) => spec.wants(draft.kind.name(), event),
                 Err(e) => Err(e.clone()),
             };
             match wanted {

@@ -268,36 +268,47 @@ impl Lane {
         }
     }
 
-    /// Takes a verdict in. `chance` is uniform in [0, 1).
+    /// Takes the verdict on one delivery in. `chance` is uniform in [0, 1).
     pub fn judged(&mut self, verdict: &Verdict, tried: Tried, now: Tick, chance: f64) -> (Fate, Option<Change>) {
-        let was_probe = tried.probe;
+        let change = self.heard(verdict, tried.probe, tried.own_trouble, now, chance);
+        (self.fate(verdict, tried, now, chance), change)
+    }
+
+    /// What an answer says about the receiver. Of an exchange about several deliveries each class is heard once.
+    pub fn heard(&mut self, verdict: &Verdict, was_probe: bool, own_trouble: bool, now: Tick, chance: f64) -> Option<Change> {
         if was_probe {
             self.probe_ends();
         }
         match verdict.class {
-            Class::Delivered => (Fate::Done, self.well_unless_told_to_wait(now)),
-            Class::Rejected => {
-                // The receiver took the trouble to read and refuse it: the lane is well.
-                let change = self.well_unless_told_to_wait(now);
-                (self.counted(tried, self.policy.rejected_attempts, now, chance), change)
-            }
+            // What was rejected was read: the receiver is well.
+            Class::Delivered | Class::Rejected => self.well_unless_told_to_wait(now),
             // Our own fault says nothing about the receiver.
-            Class::Internal => (Fate::Dead, None),
-            Class::Offline => (Fate::Again, self.held(Hold::Offline, None, was_probe, now, chance)),
-            Class::Clock if tried.own_trouble => (self.counted(tried, u32::MAX, now, chance), None),
-            Class::Clock => (Fate::Again, self.held(Hold::Clock, None, was_probe, now, chance)),
-            Class::Throttled => (Fate::Again, self.held(Hold::Throttled, verdict.wait, was_probe, now, chance)),
-            Class::Refused if tried.own_trouble => (self.counted(tried, u32::MAX, now, chance), None),
-            Class::Refused => (Fate::Again, self.held(Hold::Blocked, None, was_probe, now, chance)),
+            Class::Internal => None,
+            Class::Clock | Class::Refused if own_trouble => None,
+            Class::Offline => self.held(Hold::Offline, None, was_probe, now, chance),
+            Class::Clock => self.held(Hold::Clock, None, was_probe, now, chance),
+            Class::Throttled => self.held(Hold::Throttled, verdict.wait, was_probe, now, chance),
+            Class::Refused => self.held(Hold::Blocked, None, was_probe, now, chance),
             Class::Temporary => {
                 self.temporary_in_a_row = self.temporary_in_a_row.saturating_add(1);
-                let change = if was_probe || self.temporary_in_a_row >= self.policy.breaker_after {
+                if was_probe || self.temporary_in_a_row >= self.policy.breaker_after {
                     self.held(Hold::Failing, None, was_probe, now, chance)
                 } else {
                     None
-                };
-                (self.counted(tried, u32::MAX, now, chance), change)
+                }
             }
+        }
+    }
+
+    /// What becomes of one delivery.
+    pub fn fate(&self, verdict: &Verdict, tried: Tried, now: Tick, chance: f64) -> Fate {
+        match verdict.class {
+            Class::Delivered => Fate::Done,
+            Class::Rejected => self.counted(tried, self.policy.rejected_attempts, now, chance),
+            Class::Internal => Fate::Dead,
+            Class::Temporary => self.counted(tried, u32::MAX, now, chance),
+            Class::Clock | Class::Refused if tried.own_trouble => self.counted(tried, u32::MAX, now, chance),
+            Class::Offline | Class::Clock | Class::Throttled | Class::Refused => Fate::Again,
         }
     }
 

@@ -3,11 +3,11 @@
 #![no_main]
 
 use arbitrary::Arbitrary;
-use leadsbotd::destination::{Answer, Class, Failure, Response, judge};
+use leadsbotd::destination::{Answer, Class, Failure, Moment, Response, judge};
 use leadsbotd::retry::{Fate, Lane, Permit, Policy, Tried};
-use leadsbotd::time::Tick;
+use leadsbotd::time::{Tick, Wall};
 use libfuzzer_sys::fuzz_target;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use url::Url;
 
 #[derive(Debug, Arbitrary)]
@@ -48,7 +48,8 @@ fuzz_target!(|all: Vec<Said>| {
     let mut now = Tick(1 << 42);
     for said in all {
         let url = Url::parse(if said.tls { "https://r.example/h" } else { "http://r.example/h" }).expect("a URL");
-        let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::from(said.wall));
+        let wall = Wall(i64::from(said.wall) * 1000);
+        let moment = Moment { wall, tick: now, clock_trusted: said.trusted, vouched: false };
         let answer = match said.failure {
             Some(n) => Answer::Failure { kind: FAILURES[usize::from(n) % FAILURES.len()], detail: String::new() },
             None => Answer::Response(Response {
@@ -56,10 +57,11 @@ fuzz_target!(|all: Vec<Said>| {
                 retry_after: said.retry_after,
                 date: said.date,
                 location: said.location,
+                headers: Vec::new(),
                 body: said.body,
             }),
         };
-        let verdict = judge(&url, &answer, said.trusted, wall);
+        let verdict = judge(&url, &answer, &moment);
         assert!(!verdict.reason.is_empty() && !verdict.code.is_empty() && verdict.answer.chars().count() <= 300);
         let success = said.failure.is_none() && (200..300).contains(&said.status);
         assert!(verdict.class != Class::Delivered || success, "{verdict:?}");

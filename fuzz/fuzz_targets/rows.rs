@@ -4,7 +4,8 @@
 
 use arbitrary::Arbitrary;
 use leadsbotd::delivery::{Assignment, Lane, Step, Transport};
-use leadsbotd::destination::{Answer, Body, Request, Response, Spec, Timeouts};
+use leadsbotd::destination::webhook::{Body, Webhook};
+use leadsbotd::destination::{Answer, Request, Response, Spec};
 use leadsbotd::event::{Context, Device};
 use leadsbotd::intake::Router;
 use leadsbotd::lead::{Limits, Patch, Submission, Trust};
@@ -17,7 +18,6 @@ use libfuzzer_sys::fuzz_target;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
-use url::Url;
 
 #[derive(Debug, Arbitrary)]
 struct Input<'a> {
@@ -67,8 +67,8 @@ const TABLES: [(&str, &str, &[&str]); 11] = [
 struct Mixed;
 
 impl Transport for Mixed {
-    fn send(&self, _: &Url, request: &Request) -> Answer {
-        let id = request.headers.iter().find(|(name, _)| name == "X-LeadsBot-Event-Id").map_or("", |(_, value)| value);
+    fn send(&self, request: &Request) -> Answer {
+        let id = request.http().and_then(|r| r.value_of("X-LeadsBot-Event-Id")).unwrap_or_default();
         let status = [200, 422, 500, 200][id.bytes().map(usize::from).sum::<usize>() % 4];
         Answer::Response(Response { status, ..Response::default() })
     }
@@ -83,14 +83,15 @@ fn spec(name: &str) -> Spec {
     };
     Spec {
         name: name.to_owned(),
-        url: "http://127.0.0.1:1/".parse().expect("a URL"),
-        secrets: vec![Secret::new("0123456789abcdef0123456789abcdef").expect("a secret")],
         events: vec!["*".to_owned()],
         when: None,
-        body,
-        headers: Vec::new(),
+        connector: Box::new(Webhook {
+            url: "http://127.0.0.1:1/".parse().expect("a URL"),
+            secrets: vec![Secret::new("0123456789abcdef0123456789abcdef").expect("a secret")],
+            body,
+            headers: Vec::new(),
+        }),
         workers: 1,
-        timeouts: Timeouts { connect: Duration::from_secs(1), total: Duration::from_secs(1) },
     }
 }
 

@@ -6,11 +6,12 @@ use super::output::say;
 use super::receiver::{self, Manners, Received};
 use crate::config::Config;
 use crate::daemon::Daemon;
-use crate::delivery::{Http, Network, Transport};
-use crate::destination::{Answer, Request, Timeouts};
+use crate::delivery::{Http, Link, Network, Transport};
+use crate::destination::{Answer, HttpRequest, Request, Timeouts};
 use crate::secret::Secret;
 use crate::time::SystemClock;
 use clap::Args;
+use http::Method;
 use serde_json::Value;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -117,10 +118,11 @@ fn submit(at: SocketAddr) -> Result<String, Failure> {
         .append_pair("_submission_id", &format!("{:016x}", fastrand::u64(..)))
         .finish();
     let timeouts = Timeouts { connect: Duration::from_secs(5), total: Duration::from_secs(20) };
-    let http = Http::new(&url, &timeouts, &Network::default(), false).map_err(failed)?;
-    let headers = [("Content-Type", "application/x-www-form-urlencoded"), ("Accept", "application/json"), ("User-Agent", "leadsbotd demo")];
-    let request = Request { headers: headers.map(|(n, v)| (n.to_owned(), v.to_owned())).to_vec(), body: body.into_bytes() };
-    match http.send(&url, &request) {
+    let http = Http::new(&Link { timeouts, network: Network::default(), tls: false, allow_http: false }).map_err(failed)?;
+    let request = HttpRequest::new(Method::POST, url)
+        .body("application/x-www-form-urlencoded", body.into_bytes())
+        .header("Accept", "application/json");
+    match http.send(&Request::Http(Box::new(request))) {
         Answer::Response(r) if r.status == 201 => {
             let answer: Value = serde_json::from_slice(&r.body).unwrap_or_default();
             Ok(answer.get("id").and_then(Value::as_str).unwrap_or_default().to_owned())

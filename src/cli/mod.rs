@@ -118,7 +118,7 @@ impl SecretSource {
     fn read(&self, config: &std::path::Path) -> Result<Vec<Secret>, Failure> {
         if let Some(name) = &self.destination {
             let config = Config::load(config)?;
-            return Ok(find(&config, name)?.spec.secrets.clone());
+            return Ok(find(&config, name)?.spec.connector.secrets().to_vec());
         }
         let text = match (&self.secret, &self.secret_file, &self.secret_env) {
             (Some(text), _, _) => text.clone(),

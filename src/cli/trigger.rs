@@ -4,17 +4,19 @@ use super::listen::indent;
 use super::output::{plain, say, say_json};
 use super::{Cli, Failure, find};
 use crate::config::{Config, Destination};
-use crate::delivery::{Http, Transport};
-use crate::destination::{Answer, Class, Request, Spec, judge, webhook};
+use crate::delivery;
+use crate::destination::{
+    Answer, Class, Identity, Incoming, Judgement, Memory, Moment, Next, Record, Request, Shown, Spec, Token, Verdict, exchange,
+};
 use crate::event::{self, Context, Draft, Kind};
 use crate::id::IdKey;
 use crate::intake::random;
 use crate::mapping::Event;
-use crate::time::{Clock, SystemClock, Wall};
+use crate::secret::Hidden;
+use crate::time::{Clock, SystemClock, Tick, Wall};
 use clap::Args;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 #[derive(Debug, Args)]
 pub struct Options {
@@ -36,7 +38,9 @@ fn kind(text: &str) -> Result<Kind, String> {
 struct Prepared {
     destination: Destination,
     event_id: String,
-    request: Request,
+    kind: String,
+    event: Vec<u8>,
+    body: Vec<u8>,
     /// Whether the destination's filters take the event.
     wanted: bool,
 }
@@ -69,17 +73,21 @@ fn prepare(cli: &Cli, options: &Options) -> Result<Prepared, Failure> {
     let config = Config::load(&cli.config)?;
     let destination = find(&config, &options.destination)?.clone();
     let spec = &destination.spec;
-    let now = SystemClock.wall();
-    let (event_id, kind, event_body) = match &options.event {
-        None => invented(&config, options.kind, now)?,
+    let (event_id, kind, event) = match &options.event {
+        None => invented(&config, options.kind, SystemClock.wall())?,
         Some(path) => from_file(path)?,
     };
     let failed = |e: &dyn std::fmt::Display| Failure::new(format!("the body cannot be made: {e}"));
-    let wanted = webhook::wants(spec, &kind, &Event::parse(&event_body).map_err(|e| failed(&e))?)
+    let wanted = spec
+        .wants(&kind, &Event::parse(&event).map_err(|e| failed(&e))?)
         .map_err(|e| Failure::new(format!("it cannot be told whether the destination wants it: {e}")))?;
-    let body = webhook::render(spec, &event_body).map_err(|e| failed(&e))?.unwrap_or(event_body);
-    let request = webhook::request(spec, webhook::Identity { event_id: &event_id, kind: &kind }, body, 1, now);
-    Ok(Prepared { destination, event_id, request, wanted })
+    let identity = Identity { event_id: &event_id, kind: &kind, destination: &spec.name };
+    let body = spec.connector.render(&Incoming { identity, bytes: &event }).map_err(|e| failed(&e))?.unwrap_or_else(|| event.clone());
+    Ok(Prepared { destination, event_id, kind, event, body, wanted })
+}
+
+fn moment() -> Moment {
+    Moment { wall: SystemClock.wall(), tick: Tick::ZERO, clock_trusted: true, vouched: false }
 }
 
 impl Prepared {
@@ -87,41 +95,45 @@ impl Prepared {
         &self.destination.spec
     }
 
-    /// Not the url's path: tokens live there.
-    fn place(&self) -> String {
-        let url = &self.spec().url;
-        let port = url.port().map_or_else(String::new, |p| format!(":{p}"));
-        format!("{}://{}{port}", url.scheme(), url.host_str().unwrap_or("?"))
+    fn record(&self) -> Record<'_> {
+        let identity = Identity { event_id: &self.event_id, kind: &self.kind, destination: &self.spec().name };
+        Record { identity, body: &self.body, event: Some(&self.event), attempt: 1 }
     }
 
-    /// Those the operator added are shown without their values: they may be secrets.
-    fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
-        let hidden = |name: &str| self.spec().headers.iter().any(|(n, _)| n == name);
-        self.request.headers.iter().map(move |(name, value)| (name.as_str(), if hidden(name) { "(hidden)" } else { value.as_str() }))
+    /// The first request that says something of the event: one for an access token, which may come before, says nothing.
+    fn first(&self) -> Result<Shown, Failure> {
+        let mut memory = Memory { token: Some(Token { value: Hidden(String::new()), until: Tick::HELD }), moved_to: None };
+        match self.spec().connector.next(&[self.record()], &[], &moment(), &mut memory) {
+            Ok(Next::Send(request)) => Ok(request.shown()),
+            Ok(Next::Judged(Judgement::All(verdict))) => Err(Failure::new(format!("nothing would be sent: {}", verdict.reason))),
+            Ok(Next::Judged(Judgement::Each(_))) => Err(Failure::new("nothing would be sent")),
+            Err(e) => Err(Failure::new(format!("the request cannot be made: {e}"))),
+        }
     }
 
-    fn say(&self) {
-        say(&format!("POST to {} ({})", self.spec().name, self.place()));
-        for (name, value) in self.headers() {
+    fn say(&self, shown: &Shown) {
+        say(&format!("{} to {} ({})", shown.verb, self.spec().name, shown.place));
+        for (name, value) in &shown.headers {
             say(&format!("  {name}: {value}"));
         }
-        say(&indent(&self.request.body));
+        say(&indent(&shown.body));
     }
+}
 
-    fn json(&self) -> Value {
-        let headers: Map<String, Value> = self.headers().map(|(name, value)| (name.to_owned(), value.into())).collect();
-        json!({ "to": self.place(), "headers": headers, "body": String::from_utf8_lossy(&self.request.body) })
-    }
+fn as_json(shown: &Shown) -> Value {
+    let headers: Map<String, Value> = shown.headers.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();
+    json!({ "verb": shown.verb, "to": shown.place, "headers": headers, "body": String::from_utf8_lossy(&shown.body) })
 }
 
 /// Shows the request and sends nothing.
 pub fn preview(cli: &Cli, options: &Options) -> Result<(), Failure> {
     let prepared = prepare(cli, options)?;
+    let shown = prepared.first()?;
     if cli.json {
-        say_json(&json!({ "event_id": prepared.event_id, "wanted": prepared.wanted, "request": prepared.json() }));
+        say_json(&json!({ "event_id": prepared.event_id, "wanted": prepared.wanted, "request": as_json(&shown) }));
         return Ok(());
     }
-    prepared.say();
+    prepared.say(&shown);
     if !prepared.wanted {
         say("this destination does not ask for such an event (events, when); it would not be sent");
     }
@@ -131,23 +143,36 @@ pub fn preview(cli: &Cli, options: &Options) -> Result<(), Failure> {
 /// Sends the request and explains the answer.
 pub fn run(cli: &Cli, options: &Options) -> Result<(), Failure> {
     let prepared = prepare(cli, options)?;
-    let Prepared { destination, request, event_id, .. } = &prepared;
-    let spec = &destination.spec;
-    let transport = Http::new(&spec.url, &spec.timeouts, &destination.network, destination.allow_http).map_err(Failure::new)?;
-    let answer = transport.send(&spec.url, request);
-    let verdict = judge(&spec.url, &answer, true, SystemTime::now());
+    let transport = delivery::connect(&prepared.destination.link).map_err(Failure::new)?;
+    let mut asked: Vec<Shown> = Vec::new();
+    let send = |request: &Request| {
+        let shown = request.shown();
+        if !cli.json {
+            prepared.say(&shown);
+        }
+        asked.push(shown);
+        let answer = transport.send(request);
+        if !cli.json {
+            match &answer {
+                Answer::Response(r) => say(&format!("answer: HTTP {} {}", r.status, plain(&String::from_utf8_lossy(&r.body)))),
+                Answer::Failure { .. } => say("answer: none"),
+            }
+        }
+        answer
+    };
+    let (judgement, _) = exchange(&*prepared.spec().connector, &[prepared.record()], &mut Memory::default(), moment, send);
+    let verdict = match judgement {
+        Judgement::All(verdict) => verdict,
+        Judgement::Each(verdicts) => verdicts.into_iter().next().unwrap_or_else(|| Verdict::internal("it was not judged")),
+    };
     if cli.json {
+        let requests: Vec<Value> = asked.iter().map(as_json).collect();
         say_json(&json!({
             "delivered": verdict.class == Class::Delivered, "class": verdict.class.name(), "code": verdict.code, "status": verdict.status,
-            "reason": verdict.reason, "answer": verdict.answer, "event_id": event_id, "real_event_would": fate(verdict.class),
-            "request": prepared.json(),
+            "reason": verdict.reason, "answer": verdict.answer, "event_id": prepared.event_id, "real_event_would": fate(verdict.class),
+            "requests": requests,
         }));
     } else {
-        prepared.say();
-        match &answer {
-            Answer::Response(r) => say(&format!("answer: HTTP {} {}", r.status, plain(&verdict.answer))),
-            Answer::Failure { .. } => say("answer: none"),
-        }
         say(&format!("{}: {}", verdict.class, verdict.reason));
     }
     match verdict.class {

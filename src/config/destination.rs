@@ -2,8 +2,9 @@
 
 use super::read::{At, Report, Table};
 use super::{Destination, SLUG, is_slug, secrets};
-use crate::delivery::{Network, certificates, is_local, proxy_is_usable};
-use crate::destination::{Body, Spec, Timeouts};
+use crate::delivery::{Link, Network, certificates, is_local, proxy_is_usable};
+use crate::destination::webhook::{Body, Webhook};
+use crate::destination::{Spec, Timeouts};
 use crate::event::{Context, Draft, Kind};
 use crate::mapping::{Event, Expr, Shape};
 use crate::retry::Policy;
@@ -121,8 +122,11 @@ fn destination(table: &Table<'_, '_, '_>, name: Option<At<String>>, shared: &Sha
     let rate = table.number("rate_per_minute", 0..=1_000_000, u64::from(policy.rate_per_minute.unwrap_or(0)));
     policy.rate_per_minute = u32::try_from(rate).ok().filter(|n| *n > 0);
     policy.ramp = Duration::from_secs(table.number("ramp_seconds", 0..=3600, policy.ramp.as_secs()));
-    let spec = Spec { name: name?.value, url: url?, secrets, events, when, body, headers, workers, timeouts };
-    Some(Destination { spec: Arc::new(spec), policy, network: shared.network.clone(), allow_http })
+    let url = url?;
+    let link = Link { timeouts, network: shared.network.clone(), tls: url.scheme() == "https", allow_http };
+    let connector = Box::new(Webhook { url, secrets, body, headers });
+    let spec = Spec { name: name?.value, events, when, connector, workers };
+    Some(Destination { spec: Arc::new(spec), policy, link })
 }
 
 fn check_url(table: &Table<'_, '_, '_>, text: &At<String>, allow_http: bool) -> Option<Url> {

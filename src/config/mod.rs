@@ -10,7 +10,7 @@ mod secrets;
 pub use read::Fault;
 
 use crate::capture::{ApiToken, Form, Options as Capture, Source};
-use crate::delivery::Network;
+use crate::delivery::Link;
 use crate::destination::Spec;
 use crate::event::Device;
 use crate::lead::Limits;
@@ -66,10 +66,8 @@ pub struct Destination {
     pub spec: Arc<Spec>,
     /// When to try again.
     pub policy: Policy,
-    /// Certificates and proxy.
-    pub network: Network,
-    /// Plain http to public addresses is allowed.
-    pub allow_http: bool,
+    /// How it is reached.
+    pub link: Link,
 }
 
 /// Why a file cannot be used.

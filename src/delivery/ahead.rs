@@ -9,6 +9,8 @@ const UNCONFIRMED_MAX: usize = 256;
 /// Deliveries read ahead.
 const READY_AHEAD: usize = 32;
 const WAITING_AHEAD: usize = 8;
+/// One that has failed so often shares no exchange any more: it may be what makes the exchange fail.
+const ATTEMPTS_IN_COMPANY: u32 = 2;
 /// Probes of a blocked lane with the same delivery before another one is tried.
 const PROBES_WITH_ONE: u32 = 2;
 
@@ -25,6 +27,8 @@ pub struct Ahead {
     suspects: HashMap<i64, u32>,
     // Suspects of the last blocked time: if one of them is refused again while others get through, the trouble is its own.
     doubtful: HashSet<i64>,
+    // Rejected along with others; each of them is tried by itself.
+    alone: HashSet<i64>,
     // Their mapped body is on its way to the disk; once it is there they are read again.
     unmoved: HashSet<i64>,
     // Counts the operator's changes and corrections of times: what was claimed before one may be gone, or have other bytes.
@@ -42,9 +46,9 @@ impl Ahead {
         self.changes
     }
 
-    /// Whether no further outcome may be left unconfirmed.
-    pub fn is_full(&self) -> bool {
-        self.busy.len() >= UNCONFIRMED_MAX
+    /// How many outcomes more may be left unconfirmed.
+    pub fn room(&self) -> usize {
+        UNCONFIRMED_MAX.saturating_sub(self.busy.len())
     }
 
     /// Oldest first again.
@@ -77,10 +81,30 @@ impl Ahead {
         self.doubtful.contains(&event)
     }
 
+    /// Whether it shares no exchange with others: one of them may be refused because of another.
+    pub fn goes_alone(&self, job: &Job) -> bool {
+        job.attempts >= ATTEMPTS_IN_COMPANY
+            || self.alone.contains(&job.event)
+            || self.suspects.contains_key(&job.event)
+            || self.doubtful.contains(&job.event)
+    }
+
+    /// From now on it goes alone.
+    pub fn set_apart(&mut self, event: i64) {
+        self.alone.insert(event);
+    }
+
     /// Nothing speaks against this delivery any more.
     pub fn cleared(&mut self, event: i64) {
         self.suspects.remove(&event);
         self.doubtful.remove(&event);
+        self.alone.remove(&event);
+    }
+
+    /// It was taken, and is not sent now.
+    pub fn put_back(&mut self, job: Job) {
+        self.busy.remove(&job.event);
+        self.buffer.push_front(job);
     }
 
     /// The lane is held.

@@ -6,7 +6,7 @@
 use super::ahead::Ahead;
 use super::ear::Ear;
 use super::{Assignment, Transport};
-use crate::destination::{Answer, Class, Spec, Verdict, judge, webhook};
+use crate::destination::{Answer, Batch, Class, Identity, Incoming, Judgement, Memory, Moment, Record, Spec, Verdict, exchange};
 use crate::retry::{Change, Fate, Lane as Rules, Permit, Tried};
 use crate::store::{End, Error, Job, Letter, Outcome, Store, Watcher};
 use crate::time::{Tick, Wall, human};
@@ -17,6 +17,7 @@ use std::time::Duration;
 
 /// A condvar does not count time spent suspended; no wait is longer than this.
 const WAIT_MAX: Duration = Duration::from_secs(60);
+
 /// What a step did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
@@ -54,6 +55,8 @@ pub struct Lane {
     inner: Mutex<Inner>,
     ear: Arc<Ear>,
     crew: Mutex<Crew>,
+    // What the connector remembers; of no use to another one.
+    memory: Mutex<Memory>,
     not_before: Tick,
 }
 
@@ -78,21 +81,58 @@ struct Inner {
     unreadable: u32,
     // Whatever wakes the lane meanwhile, the queue is not read again before.
     unreadable_until: Option<Tick>,
+    // Since when deliveries gather for an exchange that lingers.
+    gathering: Option<Tick>,
     paused: bool,
     nudge: Option<i64>,
     told: (&'static str, Option<Wall>, String),
     attempts: BTreeMap<Class, u64>,
 }
 
-/// An attempt that has been made.
-struct Attempt {
+/// A delivery in an attempt that is under way.
+struct Flight {
     job: Job,
     event_id: String,
-    /// Its body, if that must be kept.
-    fresh: Option<Vec<u8>>,
+    /// Its body, or why there is none.
+    body: Result<Vec<u8>, String>,
+    /// The body was made for this attempt and is not kept yet.
+    fresh: bool,
+}
+
+/// How an attempt was begun.
+#[derive(Clone, Copy)]
+struct Begun {
     probe: bool,
+    /// Its one delivery was refused before, and others were not.
+    doubtful: bool,
     /// [`Ahead::changes`] when it was claimed.
     changes: u64,
+}
+
+/// What is known of a delivery when its end is worked out.
+#[derive(Clone, Copy)]
+struct Known {
+    probe: bool,
+    doubtful: bool,
+    /// It was rejected together with others, and is to be tried by itself.
+    apart: bool,
+}
+
+/// A delivery that stays where it was.
+struct Again {
+    job: Job,
+    refused: bool,
+    keeps_body: bool,
+}
+
+/// What was taken from the queue.
+enum Taken {
+    Jobs(Vec<Job>),
+    Nothing,
+    /// It was out of date.
+    Stale,
+    /// It gathers until then.
+    Gathering(Tick),
 }
 
 impl Lane {
@@ -109,6 +149,7 @@ impl Lane {
                 ahead: Ahead::default(),
                 unreadable: 0,
                 unreadable_until: None,
+                gathering: None,
                 paused: false,
                 nudge: None,
                 told: ("open", None, String::new()),
@@ -116,6 +157,7 @@ impl Lane {
             }),
             ear,
             crew: Mutex::default(),
+            memory: Mutex::default(),
             not_before,
         }
     }
@@ -132,6 +174,7 @@ impl Lane {
         // The change may be what a held lane was waiting for.
         inner.rules.nudge(self.store.timeline().now());
         *self.given.lock().unwrap_or_else(PoisonError::into_inner) = Given { spec: assignment.spec, transport: assignment.transport };
+        *self.memory() = Memory::default();
         drop(inner);
         self.ear.hear(|h| h.changed = true);
     }
@@ -221,6 +264,10 @@ impl Lane {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn given(&self) -> Given {
         self.given.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -231,7 +278,8 @@ impl Lane {
         if now < self.not_before {
             return Step::Idle(Some(self.not_before));
         }
-        let (job, probe, changes, doubtful) = {
+        let given = self.given();
+        let (jobs, begun) = {
             let mut inner = self.inner();
             if let Some(until) = inner.unreadable_until.filter(|until| now < *until) {
                 return Step::Idle(Some(until));
@@ -239,7 +287,7 @@ impl Lane {
             if let Err(e) = self.listen(&mut inner, now) {
                 return self.unreadable(&mut inner, &e, now);
             }
-            if inner.paused || inner.ahead.is_full() {
+            if inner.paused || inner.ahead.room() == 0 {
                 return Step::Idle(None);
             }
             let probe = match inner.rules.permit(now) {
@@ -248,36 +296,90 @@ impl Lane {
                 Permit::Wait(until) => return Step::Idle(Some(until)),
                 Permit::Busy => return Step::Idle(None),
             };
-            let next = inner.ahead.next(&self.store, self.dest, now);
-            if next.is_ok() {
-                inner.unreadable = 0;
-            }
-            let job = match next {
-                Ok(Some(job)) => job,
-                Ok(None) => return Step::Idle(self.next_due(now)),
+            let batch = if probe { Batch::ONE } else { given.spec.connector.batch() };
+            let jobs = match self.take(&mut inner, batch, now) {
+                Ok(Taken::Jobs(jobs)) => jobs,
+                Ok(Taken::Nothing) => return Step::Idle(self.next_due(now)),
+                Ok(Taken::Gathering(until)) => return Step::Idle(Some(until)),
+                Ok(Taken::Stale) => return Step::Again,
                 Err(e) => return self.unreadable(&mut inner, &e, now),
             };
-            if !self.store.pin(job.event, inner.ahead.epoch()) {
-                // Its time was put right after it was read.
-                inner.ahead.reread();
-                return Step::Again;
-            }
             if probe {
                 inner.rules.probe_begins(now);
             } else {
                 inner.rules.begins(now);
             }
-            inner.ahead.begins(job.event);
-            let doubtful = inner.ahead.is_doubtful(job.event);
-            (job, probe, inner.ahead.changes(), doubtful)
+            // Such a one goes alone.
+            let doubtful = jobs.first().is_some_and(|job| inner.ahead.is_doubtful(job.event));
+            (jobs, Begun { probe, doubtful, changes: inner.ahead.changes() })
         };
-        let given = self.given();
-        let event_id = self.store.ids().event(job.random).id(job.event);
-        let attempt = catch_unwind(AssertUnwindSafe(|| self.attempt(&given, &job, &event_id, doubtful)));
-        let (verdict, fresh) = attempt.unwrap_or_else(|_| (internal("the attempt met a fault of this program"), None));
-        let attempt = Attempt { job, event_id, fresh, probe, changes };
-        self.report(&given.spec, attempt, verdict);
+        // What has no body is no reason to keep the others.
+        let flights = jobs.into_iter().map(|job| self.prepare(&given.spec, job));
+        let (mut ready, faulty): (Vec<Flight>, Vec<Flight>) = flights.partition(|flight| flight.body.is_ok());
+        if !faulty.is_empty() {
+            let probe = begun.probe && ready.is_empty();
+            let verdicts = faulty.iter().map(|f| Verdict::internal(f.body.as_ref().err().cloned().unwrap_or_default())).collect();
+            self.report(&given.spec, faulty, Judgement::Each(verdicts), Begun { probe, ..begun });
+        }
+        if !ready.is_empty() {
+            let exchange = catch_unwind(AssertUnwindSafe(|| self.exchange(&given, &ready, begun.doubtful)));
+            let (judgement, reached) =
+                exchange.unwrap_or_else(|_| (Judgement::All(Verdict::internal("the attempt met a fault of this program")), false));
+            if !reached {
+                // Bytes that never reached a receiver bind nobody; those that may have are kept.
+                for flight in &mut ready {
+                    self.store.unpin(flight.job.event);
+                    flight.fresh = false;
+                }
+            }
+            self.report(&given.spec, ready, judgement, begun);
+        }
         Step::Sent
+    }
+
+    /// Takes the next deliveries that may share an exchange. They are under way from then on.
+    fn take(&self, inner: &mut Inner, batch: Batch, now: Tick) -> Result<Taken, Error> {
+        let most = batch.records.clamp(1, inner.ahead.room().max(1));
+        let (mut jobs, mut bytes): (Vec<Job>, usize) = (Vec::new(), 0);
+        while jobs.len() < most {
+            let next = inner.ahead.next(&self.store, self.dest, now);
+            let job = match next {
+                Ok(Some(job)) => job,
+                Ok(None) => break,
+                // What has been taken can be sent all the same.
+                Err(_) if !jobs.is_empty() => break,
+                Err(e) => return Err(e),
+            };
+            inner.unreadable = 0;
+            if jobs.is_empty()
+                && let Some(until) = gathers(inner, batch.linger, now)
+            {
+                inner.ahead.put_back(job);
+                return Ok(Taken::Gathering(until));
+            }
+            let size = job.rendered.as_ref().or(job.event_body.as_ref().ok()).map_or(0, Vec::len);
+            let alone = inner.ahead.goes_alone(&job);
+            if !jobs.is_empty() && (alone || bytes + size > batch.bytes) {
+                inner.ahead.put_back(job);
+                break;
+            }
+            if !self.store.pin(job.event, inner.ahead.epoch()) {
+                // Its time was put right after it was read.
+                inner.ahead.reread();
+                return Ok(if jobs.is_empty() { Taken::Stale } else { Taken::Jobs(jobs) });
+            }
+            inner.ahead.begins(job.event);
+            bytes += size;
+            jobs.push(job);
+            if alone {
+                break;
+            }
+        }
+        if jobs.is_empty() {
+            inner.gathering = None;
+            return Ok(Taken::Nothing);
+        }
+        Ok(Taken::Jobs(jobs))
     }
 
     /// Takes in what the writer left: confirmations first, then the operator's switches.
@@ -340,93 +442,143 @@ impl Lane {
         }
     }
 
-    /// Renders, signs, sends, judges. `doubtful`: it was refused before, and others were not. The second part is the body to keep for further attempts, if it is not kept already.
-    fn attempt(&self, given: &Given, job: &Job, event_id: &str, doubtful: bool) -> (Verdict, Option<Vec<u8>>) {
-        let spec = &given.spec;
-        let mut fresh = None;
-        let body = match (&job.rendered, &job.event_body) {
-            (Some(kept), _) => kept.clone(),
-            (None, Err(e)) => return (internal(&e.to_string()), None),
-            (None, Ok(event)) => match webhook::render(spec, event) {
-                Ok(None) => event.clone(),
-                Ok(Some(made)) => {
-                    fresh = Some(made.clone());
-                    made
+    /// What a delivery says: what was kept of an earlier attempt, or made now.
+    fn prepare(&self, spec: &Spec, job: Job) -> Flight {
+        let event_id = self.store.ids().event(job.random).id(job.event);
+        let make = || match (&job.rendered, &job.event_body) {
+            (Some(kept), _) => Ok((kept.clone(), false)),
+            (None, Err(e)) => Err(e.to_string()),
+            (None, Ok(event)) => {
+                let identity = Identity { event_id: &event_id, kind: &job.kind, destination: &spec.name };
+                match spec.connector.render(&Incoming { identity, bytes: event }) {
+                    Ok(None) => Ok((event.clone(), false)),
+                    Ok(Some(made)) => Ok((made, true)),
+                    Err(e) => Err(e.to_string()),
                 }
-                Err(e) => return (internal(&e.to_string()), None),
-            },
+            }
         };
-        let wall = self.store.timeline().wall();
-        let identity = webhook::Identity { event_id, kind: &job.kind };
-        let request = webhook::request(spec, identity, body, job.attempts.saturating_add(1), wall);
-        let answer = given.transport.send(&spec.url, &request);
-        let now = std::time::UNIX_EPOCH + Duration::from_millis(u64::try_from(wall.0).unwrap_or(0));
-        // An answer that others did not get meanwhile is not the clock's fault.
-        let vouched = doubtful && matches!(answer, Answer::Response(_));
-        let verdict = judge(&spec.url, &answer, vouched || self.store.timeline().trusted(), now);
-        // Bytes that never reached a receiver bind nobody; those that may have are kept.
-        let reached = match &answer {
-            Answer::Response(_) => true,
-            Answer::Failure { kind, .. } => kind.may_have_sent(),
-        };
-        if !reached {
-            self.store.unpin(job.event);
-        }
-        (verdict, fresh.filter(|_| reached))
+        let made = catch_unwind(AssertUnwindSafe(make)).unwrap_or_else(|_| Err("its body met a fault of this program".to_owned()));
+        let fresh = matches!(made, Ok((_, true)));
+        Flight { event_id, body: made.map(|(body, _)| body), fresh, job }
     }
 
-    fn report(&self, spec: &Spec, attempt: Attempt, verdict: Verdict) {
-        let Attempt { job, event_id, fresh, probe, changes } = attempt;
+    /// Asks what the connector wants to ask until it has judged. The second part: whether anything may have reached the receiver.
+    fn exchange(&self, given: &Given, flights: &[Flight], doubtful: bool) -> (Judgement, bool) {
+        let spec = &given.spec;
+        let records: Vec<Record<'_>> = flights
+            .iter()
+            .map(|flight| Record {
+                identity: Identity { event_id: &flight.event_id, kind: &flight.job.kind, destination: &spec.name },
+                body: flight.body.as_deref().unwrap_or_default(),
+                event: flight.job.event_body.as_deref().ok(),
+                attempt: flight.job.attempts.saturating_add(1),
+            })
+            .collect();
+        let mut memory = self.memory().clone();
+        let line = self.store.timeline();
+        let moment = || Moment { wall: line.wall(), tick: line.now(), clock_trusted: line.trusted(), vouched: doubtful };
+        let (judgement, said) = exchange(&*spec.connector, &records, &mut memory, moment, |request| given.transport.send(request));
+        *self.memory() = memory;
+        (judgement, said.iter().any(Answer::may_have_reached))
+    }
+
+    fn report(&self, spec: &Spec, flights: Vec<Flight>, judgement: Judgement, begun: Begun) {
         let (now, wall) = (self.store.timeline().now(), self.store.timeline().wall());
-        let age_ms = if job.attempts == 0 { 0 } else { job.age_ms.saturating_add(millis(now.since(job.seen))) };
         let mut inner = self.inner();
-        // Refused by an answer, not by the way there: it may be meant for this delivery alone.
-        let refused = verdict.class == Class::Refused || (verdict.class == Class::Clock && verdict.status.is_some());
-        let own_trouble = refused && inner.ahead.is_doubtful(job.event);
-        let age = Duration::from_millis(u64::try_from(age_ms).unwrap_or(0));
-        let tried = Tried { counted: job.attempts, age, probe, own_trouble };
-        let (fate, change) = inner.rules.judged(&verdict, tried, now, fastrand::f64());
-        let attempts = job.attempts.saturating_add(1);
-        let Verdict { class, code, status, reason, answer, .. } = verdict;
-        *inner.attempts.entry(class).or_default() += 1;
-        log::debug!("destination {}: {event_id} attempt {attempts}: {class} {code}: {reason}", spec.name);
-        if own_trouble && job.attempts == 0 {
-            log::warn!("destination {}: {event_id} is refused while others get through; it waits alone: {reason}", spec.name);
+        // One of several may be what the receiver cannot take; each by itself will tell.
+        let apart = flights.len() > 1 && matches!(&judgement, Judgement::All(v) if matches!(v.class, Class::Rejected | Class::Internal));
+        if let (true, Judgement::All(verdict)) = (apart, &judgement) {
+            log::info!(
+                "destination {}: {} deliveries were rejected together, each is tried by itself: {}",
+                spec.name,
+                flights.len(),
+                verdict.reason
+            );
         }
-        // A doubtful one stays so to its end: its next refusal is not the clock's fault either.
-        if matches!(fate, Fate::Done | Fate::Dead) || (!refused && !inner.ahead.is_doubtful(job.event)) {
-            inner.ahead.cleared(job.event);
-        }
-        self.tell(spec, &mut inner, change, &reason, wall);
-        let end = match fate {
-            Fate::Done => Some(End::Done { at: wall, attempts, status }),
-            Fate::Later(due) => Some(End::Later { due, attempts, age_ms, seen: now, code: code.to_owned(), reason }),
-            Fate::Dead => {
-                log::warn!(
-                    "destination {}: {event_id} is given up after {attempts} attempts and kept as a dead letter (leadsbotd queue list --state dead): {reason}",
-                    spec.name
-                );
-                let (class, code) = (class.name().to_owned(), code.to_owned());
-                Some(End::Dead(Box::new(Letter { at: wall, attempts, class, code, status, reason, answer })))
-            }
-            Fate::Again => fresh.is_some().then_some(End::Unmoved),
+        let verdicts = match judgement {
+            Judgement::All(verdict) => vec![verdict; flights.len()],
+            Judgement::Each(verdicts) => verdicts,
         };
-        let (dest, event) = (self.dest, job.event);
-        if fate == Fate::Again {
-            inner.ahead.again(job, refused, fresh.is_some(), changes);
+        let doubtful: Vec<bool> = flights.iter().map(|flight| inner.ahead.is_doubtful(flight.job.event)).collect();
+        // What was rejected together says nothing yet.
+        let changes = if apart { Vec::new() } else { heard(&mut inner.rules, &verdicts, &doubtful, begun.probe, now) };
+        let mut ends = Vec::with_capacity(flights.len());
+        for ((flight, verdict), doubtful) in flights.into_iter().zip(&verdicts).zip(doubtful) {
+            if apart {
+                inner.ahead.set_apart(flight.job.event);
+            }
+            ends.push(self.end(spec, &mut inner, flight, verdict, Known { probe: begun.probe, doubtful, apart }, (now, wall)));
+        }
+        for (change, reason) in changes {
+            self.tell(spec, &mut inner, change, &reason, wall);
+        }
+        let mut outcomes = Vec::with_capacity(ends.len());
+        // Backwards, so that what goes back into the queue keeps its order.
+        for (end, again) in ends.into_iter().rev() {
+            outcomes.extend(end);
+            if let Some(Again { job, refused, keeps_body }) = again {
+                inner.ahead.again(job, refused, keeps_body, begun.changes);
+            }
         }
         drop(inner);
-        if let Some(end) = end {
-            self.store.outcome(Outcome { dest, event, end, rendered: fresh });
+        for outcome in outcomes.into_iter().rev() {
+            self.store.outcome(outcome);
         }
         // Other workers may be waiting for this attempt to end.
         self.ear.wake();
     }
 
-    fn tell(&self, spec: &Spec, inner: &mut Inner, change: Option<Change>, reason: &str, wall: Wall) {
+    /// What becomes of one delivery of an exchange: what is to be written, and whether it goes back into the queue as it was.
+    fn end(
+        &self,
+        spec: &Spec,
+        inner: &mut Inner,
+        flight: Flight,
+        verdict: &Verdict,
+        known: Known,
+        (now, wall): (Tick, Wall),
+    ) -> (Option<Outcome>, Option<Again>) {
+        let Flight { job, event_id, body, fresh } = flight;
+        let fresh = body.ok().filter(|_| fresh);
+        let age_ms = if job.attempts == 0 { 0 } else { job.age_ms.saturating_add(millis(now.since(job.seen))) };
+        let refused = is_refusal(verdict);
+        let own_trouble = refused && known.doubtful;
+        let age = Duration::from_millis(u64::try_from(age_ms).unwrap_or(0));
+        let tried = Tried { counted: job.attempts, age, probe: known.probe, own_trouble };
+        let fate = if known.apart { Fate::Again } else { inner.rules.fate(verdict, tried, now, fastrand::f64()) };
+        let attempts = job.attempts.saturating_add(1);
+        let Verdict { class, code, status, reason, .. } = verdict;
+        *inner.attempts.entry(*class).or_default() += 1;
+        log::debug!("destination {}: {event_id} attempt {attempts}: {class} {code}: {reason}", spec.name);
+        if own_trouble && job.attempts == 0 {
+            log::warn!("destination {}: {event_id} is refused while others get through; it waits alone: {reason}", spec.name);
+        }
+        // A doubtful one stays so to its end: its next refusal is not the clock's fault either.
+        if matches!(fate, Fate::Done | Fate::Dead) || (!known.apart && !refused && !known.doubtful) {
+            inner.ahead.cleared(job.event);
+        }
+        let end = match fate {
+            Fate::Done => Some(End::Done { at: wall, attempts, status: *status }),
+            Fate::Later(due) => Some(End::Later { due, attempts, age_ms, seen: now, code: (*code).to_owned(), reason: reason.clone() }),
+            Fate::Dead => {
+                log::warn!(
+                    "destination {}: {event_id} is given up after {attempts} attempts and kept as a dead letter (leadsbotd queue list --state dead): {reason}",
+                    spec.name
+                );
+                let (class, code) = (class.name().to_owned(), (*code).to_owned());
+                let (reason, answer) = (reason.clone(), verdict.answer.clone());
+                Some(End::Dead(Box::new(Letter { at: wall, attempts, class, code, status: *status, reason, answer })))
+            }
+            Fate::Again => fresh.is_some().then_some(End::Unmoved),
+        };
+        let (dest, event) = (self.dest, job.event);
+        let again = (fate == Fate::Again).then_some(Again { job, refused, keeps_body: fresh.is_some() });
+        (end.map(|end| Outcome { dest, event, end, rendered: fresh }), again)
+    }
+
+    fn tell(&self, spec: &Spec, inner: &mut Inner, change: Change, reason: &str, wall: Wall) {
         match change {
-            None => {}
-            Some(Change::Held(why)) => {
+            Change::Held(why) => {
                 inner.ahead.held();
                 let waiting = self.store.counts(self.dest).map_or(0, |c| c.waiting());
                 let next = inner.rules.hold().map_or(Duration::ZERO, |(_, at)| at.since(self.store.timeline().now()));
@@ -440,7 +592,7 @@ impl Lane {
                 inner.told = (why.name(), Some(wall), reason.to_owned());
                 self.store.lane_state(self.dest, why.name(), wall, reason.to_owned());
             }
-            Some(Change::Opened) => {
+            Change::Opened => {
                 log::info!("destination {}: well again, sending what waited", spec.name);
                 inner.ahead.opened();
                 inner.told = ("open", None, String::new());
@@ -450,8 +602,37 @@ impl Lane {
     }
 }
 
-fn internal(reason: &str) -> Verdict {
-    Verdict { class: Class::Internal, code: "internal", status: None, wait: None, reason: reason.to_owned(), answer: String::new() }
+/// Refused by an answer, not by the way there: it may be meant for this delivery alone.
+fn is_refusal(verdict: &Verdict) -> bool {
+    verdict.class == Class::Refused || (verdict.class == Class::Clock && verdict.status.is_some())
+}
+
+/// What an exchange says about the receiver: each class of its verdicts once.
+fn heard(rules: &mut Rules, verdicts: &[Verdict], doubtful: &[bool], probe: bool, now: Tick) -> Vec<(Change, String)> {
+    let mut classes: Vec<(&Verdict, bool)> = Vec::new();
+    for (verdict, doubtful) in verdicts.iter().zip(doubtful) {
+        if classes.iter().all(|(v, _)| v.class != verdict.class) {
+            classes.push((verdict, is_refusal(verdict) && *doubtful));
+        }
+    }
+    // That some were taken comes first: a wait that others were told holds.
+    classes.sort_by_key(|(v, _)| !matches!(v.class, Class::Delivered | Class::Rejected));
+    let mut probe = probe;
+    let mut changes = Vec::new();
+    for (verdict, own_trouble) in classes {
+        let change = rules.heard(verdict, std::mem::take(&mut probe), own_trouble, now, fastrand::f64());
+        changes.extend(change.map(|change| (change, verdict.reason.clone())));
+    }
+    changes
+}
+
+/// Until when the first delivery waits for others, if it still does.
+fn gathers(inner: &mut Inner, linger: Duration, now: Tick) -> Option<Tick> {
+    if linger.is_zero() {
+        return None;
+    }
+    let until = inner.gathering.get_or_insert(now).after(linger);
+    (now < until).then_some(until)
 }
 
 fn millis(duration: Duration) -> i64 {

@@ -8,15 +8,43 @@ mod transport;
 
 pub use lane::{Lane, Status, Step};
 pub use resolver::is_local;
-pub use transport::{Http, Network, Transport, certificates, proxy_is_usable};
+pub use transport::{Http, Transport, certificates, proxy_is_usable};
 
-use crate::destination::Spec;
+use crate::destination::{Spec, Timeouts};
 use crate::retry::Policy;
+use crate::secret::Hidden;
 use crate::store::Store;
 use crate::time::Tick;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+/// How a destination is reached.
+#[derive(Debug, Clone)]
+pub struct Link {
+    /// Deadlines of a request.
+    pub timeouts: Timeouts,
+    /// Certificates and proxy.
+    pub network: Network,
+    /// Every address of the destination is reached over TLS.
+    pub tls: bool,
+    /// Plain http to public addresses is allowed.
+    pub allow_http: bool,
+}
+
+/// What connections need beside the address.
+#[derive(Debug, Clone, Default)]
+pub struct Network {
+    /// PEM certificates to trust instead of the built-in ones.
+    pub roots: Option<Arc<Vec<u8>>>,
+    /// `http://host:port` of a proxy; may hold its password.
+    pub proxy: Option<Hidden>,
+}
+
+/// The transport of a destination. Fails with a sentence when it cannot be had as configured.
+pub fn connect(link: &Link) -> Result<Arc<dyn Transport>, String> {
+    Ok(Arc::new(Http::new(link)?))
+}
 
 /// A destination as a lane needs it.
 #[derive(Debug, Clone)]

@@ -3,8 +3,9 @@
 //! It must never follow a redirect, never read more of an answer than its cap, and never write a URL's path or query to a log: tokens
 //! live there.
 
+use super::Link;
 use super::resolver::{CachingResolver, PublicHttp};
-use crate::destination::{Answer, Failure, Request, Response, Timeouts};
+use crate::destination::{Answer, Failure, HttpRequest, Request, Response};
 use crate::secret::Hidden;
 use std::fmt;
 use std::io::{ErrorKind, Read};
@@ -14,28 +15,16 @@ use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{self, ConnectionDetails, Connector, DefaultConnector, NextTimeout};
 use ureq::{Agent, Error, Timeout};
-use url::Url;
 
-/// Bytes of an answer's body that are read.
-const ANSWER_BYTES_MAX: u64 = 4096;
 const HEADER_BYTES_MAX: usize = 16 * 1024;
 
 /// Carries a request to a receiver and brings back what came; tests bring their own.
 pub trait Transport: Send + Sync + fmt::Debug {
-    /// One attempt. Blocks, at most for the deadlines it was made with.
-    fn send(&self, url: &Url, request: &Request) -> Answer;
+    /// One request. Blocks, at most for the deadlines it was made with.
+    fn send(&self, request: &Request) -> Answer;
 }
 
-/// What connections need beside the URL.
-#[derive(Debug, Clone, Default)]
-pub struct Network {
-    /// PEM certificates to trust instead of the built-in ones.
-    pub roots: Option<Arc<Vec<u8>>>,
-    /// `http://host:port` of a proxy; may hold its password.
-    pub proxy: Option<Hidden>,
-}
-
-/// The real transport. Keeps connections alive between attempts.
+/// HTTP. Keeps connections alive between requests.
 #[derive(Debug)]
 pub struct Http {
     agent: Agent,
@@ -69,10 +58,11 @@ impl Connector<()> for Connecting {
 }
 
 impl Http {
-    /// For one destination; `allow_http` is its own. Fails with a sentence when the CA file or the proxy is not usable.
-    pub fn new(url: &Url, timeouts: &Timeouts, network: &Network, allow_http: bool) -> Result<Self, String> {
+    /// For one destination. Fails with a sentence when the CA file or the proxy is not usable.
+    pub fn new(link: &Link) -> Result<Self, String> {
+        let Link { timeouts, network, .. } = link;
         // What is resolved may be a proxy's name; over TLS it matters to nobody where that is.
-        let allow_public_http = allow_http || url.scheme() == "https";
+        let allow_public_http = link.allow_http || link.tls;
         let mut tls = TlsConfig::builder();
         if let Some(pem) = &network.roots {
             tls = tls.root_certs(RootCerts::from(certificates(pem)?));
@@ -124,25 +114,10 @@ pub fn certificates(pem: &[u8]) -> Result<Vec<Certificate<'static>>, String> {
 }
 
 impl Transport for Http {
-    fn send(&self, url: &Url, request: &Request) -> Answer {
-        let mut builder = self.agent.post(url.as_str());
-        for (name, value) in &request.headers {
-            builder = builder.header(name.as_str(), value.as_str());
-        }
-        match builder.send(&request.body[..]) {
-            Ok(mut answer) => {
-                let header = |name: &str| answer.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
-                let mut response = Response {
-                    status: answer.status().as_u16(),
-                    retry_after: header("retry-after"),
-                    date: header("date"),
-                    location: header("location"),
-                    body: Vec::new(),
-                };
-                // The status is the answer; a body that breaks off does not unsay it.
-                let _ = answer.body_mut().as_reader().take(ANSWER_BYTES_MAX).read_to_end(&mut response.body);
-                Answer::Response(response)
-            }
+    fn send(&self, request: &Request) -> Answer {
+        let Request::Http(request) = request;
+        match self.exchange(request) {
+            Ok(response) => Answer::Response(response),
             Err(e) => {
                 let (kind, detail) = classify(&e);
                 if matches!(kind, Failure::Refused | Failure::Unreachable | Failure::ConnectTimeout) {
@@ -151,6 +126,32 @@ impl Transport for Http {
                 Answer::Failure { kind, detail }
             }
         }
+    }
+}
+
+impl Http {
+    fn exchange(&self, request: &HttpRequest) -> Result<Response, Error> {
+        let mut builder = ureq::http::Request::builder().method(request.method.clone()).uri(request.url.as_str());
+        for (name, value) in &request.headers {
+            builder = builder.header(name.as_str(), value.as_str());
+        }
+        for (name, value) in &request.hidden {
+            builder = builder.header(name.as_str(), value.0.as_str());
+        }
+        let mut answer = self.agent.run(builder.body(&request.body[..])?)?;
+        let header = |name: &str| answer.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
+        let mut response = Response {
+            status: answer.status().as_u16(),
+            retry_after: header("retry-after"),
+            date: header("date"),
+            location: header("location"),
+            headers: request.wanted.iter().filter_map(|name| Some(((*name).to_owned(), header(name)?))).collect(),
+            body: Vec::new(),
+        };
+        // The status is the answer; a body that breaks off does not unsay it.
+        let most = u64::try_from(request.answer_bytes_max).unwrap_or(u64::MAX);
+        let _ = answer.body_mut().as_reader().take(most).read_to_end(&mut response.body);
+        Ok(response)
     }
 }
 

@@ -1,18 +1,18 @@
 //! The one place that says what an answer means. Pure; see section "What an answer means" in docs/receivers.md.
 
-use super::{Answer, Class, Failure, Response, Verdict};
+use super::{Answer, Class, Failure, Moment, Response, Verdict};
 use std::time::{Duration, SystemTime};
 use url::Url;
 
 /// Characters of an answer's body kept for the operator.
 const ANSWER_CHARS_MAX: usize = 300;
 
-/// Judges one attempt at a webhook. `wall_now` reads a date in `Retry-After` when the receiver sent no `Date` of its own, if the clock is
-/// trusted.
-pub fn judge(url: &Url, answer: &Answer, clock_trusted: bool, wall_now: SystemTime) -> Verdict {
+/// Judges an answer over HTTP by its status alone.
+pub fn judge(url: &Url, answer: &Answer, moment: &Moment) -> Verdict {
     match answer {
-        Answer::Failure { kind, detail } => failure(*kind, detail, clock_trusted),
+        Answer::Failure { kind, detail } => failure(*kind, detail, moment.clock_trusted),
         Answer::Response(response) => {
+            let clock_trusted = moment.clock_trusted || moment.vouched;
             let (class, code, reason) = match response.status {
                 // Standard Webhooks libraries refuse a timestamp that is minutes off, with one of these.
                 400 | 401 | 403 if !clock_trusted => (
@@ -32,12 +32,16 @@ pub fn judge(url: &Url, answer: &Answer, clock_trusted: bool, wall_now: SystemTi
                 wait: response
                     .retry_after
                     .as_deref()
-                    .and_then(|v| retry_after(v, response.date.as_deref(), clock_trusted.then_some(wall_now))),
+                    .and_then(|v| retry_after(v, response.date.as_deref(), clock_trusted.then(|| wall(moment)))),
                 reason,
                 answer: printable(&response.body),
             }
         }
     }
+}
+
+fn wall(moment: &Moment) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(moment.wall.0).unwrap_or(0))
 }
 
 fn failure(kind: Failure, detail: &str, clock_trusted: bool) -> Verdict {
@@ -134,9 +138,14 @@ fn printable(body: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::{Tick, Wall};
+
+    fn at_the_epoch(clock_trusted: bool) -> Moment {
+        Moment { wall: Wall(0), tick: Tick::ZERO, clock_trusted, vouched: false }
+    }
 
     fn response(url: &str, r: Response) -> Verdict {
-        judge(&Url::parse(url).unwrap(), &Answer::Response(r), true, SystemTime::UNIX_EPOCH)
+        judge(&Url::parse(url).unwrap(), &Answer::Response(r), &at_the_epoch(true))
     }
 
     fn status(status: u16) -> Class {
@@ -199,7 +208,7 @@ mod tests {
         let asked = |date: Option<&str>| {
             let retry_after = Some("Mon, 23 Nov 2026 12:01:00 GMT".to_owned());
             let response = Response { status: 503, retry_after, date: date.map(str::to_owned), ..Response::default() };
-            let verdict = judge(&url, &Answer::Response(response), false, SystemTime::UNIX_EPOCH);
+            let verdict = judge(&url, &Answer::Response(response), &at_the_epoch(false));
             (verdict.class, verdict.wait)
         };
         assert_eq!(asked(None), (Class::Throttled, None));
@@ -222,12 +231,12 @@ mod tests {
     fn a_tls_failure_with_a_wrong_clock_is_the_clocks() {
         let url = Url::parse("https://r.example").unwrap();
         let answer = Answer::Failure { kind: Failure::Tls, detail: String::new() };
-        assert_eq!(judge(&url, &answer, false, SystemTime::UNIX_EPOCH).class, Class::Clock);
-        assert_eq!(judge(&url, &answer, true, SystemTime::UNIX_EPOCH).class, Class::Refused);
+        assert_eq!(judge(&url, &answer, &at_the_epoch(false)).class, Class::Clock);
+        assert_eq!(judge(&url, &answer, &at_the_epoch(true)).class, Class::Refused);
         for (status, class) in [(400, Class::Rejected), (401, Class::Refused), (403, Class::Refused)] {
             let answer = Answer::Response(Response { status, ..Response::default() });
-            assert_eq!(judge(&url, &answer, false, SystemTime::UNIX_EPOCH).class, Class::Clock, "a timestamp may be what it refuses");
-            assert_eq!(judge(&url, &answer, true, SystemTime::UNIX_EPOCH).class, class);
+            assert_eq!(judge(&url, &answer, &at_the_epoch(false)).class, Class::Clock, "a timestamp may be what it refuses");
+            assert_eq!(judge(&url, &answer, &at_the_epoch(true)).class, class);
         }
     }
 }

@@ -1,14 +1,19 @@
 //! What to send to a destination and how to judge its answer. Pure: no socket, no disk, no clock.
 //!
-//! Each type is one file; `webhook` is the first. The transport turns a [`Request`] into an [`Answer`] and knows nothing of either.
+//! Each type of destination is one file with a [`Connector`]. The transports of `delivery` turn a [`Request`] into an [`Answer`] and know
+//! nothing of either; a connector must never know how its requests travel.
 
+mod exchange;
 mod judge;
 pub mod webhook;
 
+pub use exchange::exchange;
 pub use judge::judge;
 
-use crate::mapping::{Expr, Shape};
+use crate::mapping::{Event, Expr, MappingError};
 use crate::secret::{Hidden, Secret};
+use crate::time::{Tick, Wall};
+use http::Method;
 use std::fmt;
 use std::time::Duration;
 use url::Url;
@@ -18,25 +23,162 @@ use url::Url;
 pub struct Spec {
     /// Its name: what its queue is kept under.
     pub name: String,
-    /// Where to.
-    pub url: Url,
-    /// Signing secrets, the current one first; at most two.
-    pub secrets: Vec<Secret>,
     /// Which kinds of event: exact names, `lead.*`, `*`.
     pub events: Vec<String>,
     /// Only events for which this holds.
     pub when: Option<Expr>,
-    /// What the body is.
-    pub body: Body,
-    /// Headers added to each request.
-    pub headers: Vec<(String, Hidden)>,
-    /// Deliveries under way at once.
+    /// What is said to it, and what its answers mean.
+    pub connector: Box<dyn Connector>,
+    /// Exchanges under way at once.
     pub workers: usize,
-    /// Deadlines of one attempt.
-    pub timeouts: Timeouts,
 }
 
-/// Deadlines of one attempt.
+impl Spec {
+    /// Whether this destination wants the event.
+    pub fn wants(&self, kind: &str, event: &Event) -> Result<bool, MappingError> {
+        if !crate::event::matches(&self.events, kind) {
+            return Ok(false);
+        }
+        self.when.as_ref().map_or(Ok(true), |when| when.holds(event))
+    }
+}
+
+/// One type of destination: what is said, and what the answers mean. Pure; everything that changes is an argument.
+pub trait Connector: fmt::Debug + Send + Sync {
+    /// The word for it in the configuration: `webhook`, …
+    fn kind(&self) -> &'static str;
+
+    /// Where it leads, for logs and people. Never a path or a query: tokens live there.
+    fn place(&self) -> String;
+
+    /// What one delivery says. Made at its first attempt and kept for the others; `None`: the event's own bytes.
+    fn render(&self, incoming: &Incoming<'_>) -> Result<Option<Vec<u8>>, MappingError>;
+
+    /// The secrets that it signs with, the current one first.
+    fn secrets(&self) -> &[Secret] {
+        &[]
+    }
+
+    /// How much one exchange may carry.
+    fn batch(&self) -> Batch {
+        Batch::ONE
+    }
+
+    /// The next step of an exchange about `records`, which are never none and never more than [`Connector::batch`] allows. `said` are the
+    /// answers to the requests it has asked for so far. An error is a fault of each of the records, not of the receiver.
+    fn next(&self, records: &[Record<'_>], said: &[Answer], moment: &Moment, memory: &mut Memory) -> Result<Next, MappingError>;
+}
+
+/// The identity of an event, the same on every attempt.
+#[derive(Debug, Clone, Copy)]
+pub struct Identity<'a> {
+    /// `evt_…`
+    pub event_id: &'a str,
+    /// `lead.created`, …
+    pub kind: &'a str,
+    /// The destination's name.
+    pub destination: &'a str,
+}
+
+/// An event on its way into a delivery.
+#[derive(Debug, Clone, Copy)]
+pub struct Incoming<'a> {
+    /// Which.
+    pub identity: Identity<'a>,
+    /// Its JSON.
+    pub bytes: &'a [u8],
+}
+
+/// A delivery in an exchange.
+#[derive(Debug, Clone)]
+pub struct Record<'a> {
+    /// Which event.
+    pub identity: Identity<'a>,
+    /// What [`Connector::render`] made of it, or the event's own bytes.
+    pub body: &'a [u8],
+    /// The event's JSON, if it can still be read.
+    pub event: Option<&'a [u8]>,
+    /// Attempts of this delivery, this one included.
+    pub attempt: u32,
+}
+
+/// How much one exchange carries at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batch {
+    /// Deliveries.
+    pub records: usize,
+    /// Bytes of their bodies together; one that is larger by itself goes alone.
+    pub bytes: usize,
+    /// How long the first one waits for others.
+    pub linger: Duration,
+}
+
+impl Batch {
+    /// Each delivery by itself, at once.
+    pub const ONE: Batch = Batch { records: 1, bytes: usize::MAX, linger: Duration::ZERO };
+
+    /// Up to so many at once, with bodies of a megabyte together.
+    pub const fn of(records: usize) -> Batch {
+        Batch { records, bytes: 1 << 20, linger: Duration::ZERO }
+    }
+}
+
+/// The time at which an exchange is made, and what is known of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// The wall clock.
+    pub wall: Wall,
+    /// The daemon's own clock, for what a connector remembers.
+    pub tick: Tick,
+    /// Whether the wall clock is believed.
+    pub clock_trusted: bool,
+    /// Others get through at present: an answer of the receiver is not the clock's fault.
+    pub vouched: bool,
+}
+
+/// What a connector remembers from one exchange to the next. Lost at a stop: nothing in it may be more than a saving.
+#[derive(Debug, Clone, Default)]
+pub struct Memory {
+    /// An access token.
+    pub token: Option<Token>,
+    /// Where the receiver said that it has moved to.
+    pub moved_to: Option<String>,
+}
+
+/// An access token for a while.
+#[derive(Debug, Clone)]
+pub struct Token {
+    /// What goes into the header.
+    pub value: Hidden,
+    /// Not to be used after this.
+    pub until: Tick,
+}
+
+/// A step of an exchange.
+#[derive(Debug)]
+pub enum Next {
+    /// Ask this.
+    Send(Request),
+    /// It is over.
+    Judged(Judgement),
+}
+
+/// What an exchange came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Judgement {
+    /// The same for all its deliveries. Where that is a rejection of several, each is tried again by itself.
+    All(Verdict),
+    /// For each of its deliveries, in order.
+    Each(Vec<Verdict>),
+}
+
+impl From<Verdict> for Next {
+    fn from(verdict: Verdict) -> Self {
+        Next::Judged(Judgement::All(verdict))
+    }
+}
+
+/// Deadlines of one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeouts {
     /// From the first packet to a TLS session.
@@ -45,24 +187,121 @@ pub struct Timeouts {
     pub total: Duration,
 }
 
-/// What a delivery's body is made of.
-#[derive(Debug)]
-pub enum Body {
-    /// The event as it is stored.
-    Full,
-    /// Exactly `{"event":…,"data":{"name","email","score","source"}}`.
-    Leadsbot,
-    /// What `map` says.
-    Map(Shape),
+/// What is to be sent.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Request {
+    /// Over HTTP.
+    Http(Box<HttpRequest>),
 }
 
-/// What one attempt sends, headers that differ by attempt aside.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
+/// A request over HTTP.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HttpRequest {
+    /// `POST`, …
+    pub method: Method,
+    /// Where to. May hold tokens.
+    pub url: Url,
+    /// How the URL is shown to people.
+    pub shown: String,
     /// Header names and values, in the order they are sent.
     pub headers: Vec<(String, String)>,
+    /// Headers whose values are shown to nobody; sent after the others.
+    pub hidden: Vec<(String, Hidden)>,
     /// The raw body.
     pub body: Vec<u8>,
+    /// Headers of the answer that are wanted beside the usual ones, in small letters.
+    pub wanted: &'static [&'static str],
+    /// Bytes of the answer's body that are read.
+    pub answer_bytes_max: usize,
+}
+
+/// Bytes of an answer that tell enough, where it is not told by the record.
+pub const ANSWER_BYTES: usize = 4096;
+
+impl HttpRequest {
+    /// A request without a header or body.
+    pub fn new(method: Method, url: Url) -> Self {
+        let shown = place(&url);
+        Self { method, url, shown, headers: Vec::new(), hidden: Vec::new(), body: Vec::new(), wanted: &[], answer_bytes_max: ANSWER_BYTES }
+    }
+
+    /// The value of a header that is shown.
+    pub fn value_of(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+
+    /// With a header more.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.headers.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// With a header more that is shown to nobody.
+    #[must_use]
+    pub fn secret_header(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.hidden.push((name.to_owned(), Hidden(value.into())));
+        self
+    }
+
+    /// With this body; its type goes before the other headers.
+    #[must_use]
+    pub fn body(mut self, content_type: &str, body: Vec<u8>) -> Self {
+        self.headers.insert(0, ("Content-Type".to_owned(), content_type.to_owned()));
+        self.headers.insert(1, ("User-Agent".to_owned(), USER_AGENT.to_owned()));
+        self.body = body;
+        self
+    }
+
+    /// As the step of an exchange.
+    pub fn send(self) -> Next {
+        Next::Send(Request::Http(Box::new(self)))
+    }
+}
+
+/// What people are shown of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// What is done: `POST`, …
+    pub verb: String,
+    /// Where.
+    pub place: String,
+    /// Headers and the like; secret ones without their value.
+    pub headers: Vec<(String, String)>,
+    /// What is said.
+    pub body: Vec<u8>,
+}
+
+impl Request {
+    /// The request over HTTP, if it is one.
+    pub fn http(&self) -> Option<&HttpRequest> {
+        let Request::Http(request) = self;
+        Some(request)
+    }
+
+    /// What people are shown of it.
+    pub fn shown(&self) -> Shown {
+        match self {
+            Request::Http(request) => {
+                let hidden = request.hidden.iter().map(|(name, _)| (name.clone(), "(hidden)".to_owned()));
+                Shown {
+                    verb: request.method.to_string(),
+                    place: request.shown.clone(),
+                    headers: request.headers.iter().cloned().chain(hidden).collect(),
+                    body: request.body.clone(),
+                }
+            }
+        }
+    }
+}
+
+/// Who asks.
+pub const USER_AGENT: &str = concat!("leadsbotd/", env!("CARGO_PKG_VERSION"));
+
+/// Scheme, host and port of a URL: what may be shown of it.
+pub fn place(url: &Url) -> String {
+    let port = url.port().map_or_else(String::new, |p| format!(":{p}"));
+    format!("{}://{}{port}", url.scheme(), url.host_str().unwrap_or("?"))
 }
 
 /// What the network gave back.
@@ -90,8 +329,32 @@ pub struct Response {
     pub date: Option<String>,
     /// `Location`, as sent.
     pub location: Option<String>,
+    /// Those the request wanted, names in small letters.
+    pub headers: Vec<(String, String)>,
     /// The first bytes of the body.
     pub body: Vec<u8>,
+}
+
+impl Response {
+    /// A header the request wanted.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
+    /// The body as JSON, if it is that.
+    pub fn json(&self) -> Option<serde_json::Value> {
+        serde_json::from_slice(&self.body).ok()
+    }
+}
+
+impl Answer {
+    /// Whether bytes of the request may have reached a receiver.
+    pub fn may_have_reached(&self) -> bool {
+        match self {
+            Answer::Response(_) => true,
+            Answer::Failure { kind, .. } => kind.may_have_sent(),
+        }
+    }
 }
 
 /// Why there was no answer.
@@ -182,4 +445,16 @@ pub struct Verdict {
     pub reason: String,
     /// The first bytes of the answer's body as text, for dead letters; may repeat what the lead said, so it never goes into a log.
     pub answer: String,
+}
+
+impl Verdict {
+    /// One that rests on no answer.
+    pub fn new(class: Class, code: &'static str, reason: impl Into<String>) -> Self {
+        Self { class, code, status: None, wait: None, reason: reason.into(), answer: String::new() }
+    }
+
+    /// A fault of our own.
+    pub fn internal(reason: impl Into<String>) -> Self {
+        Self::new(Class::Internal, "internal", reason)
+    }
 }

@@ -40,6 +40,13 @@ impl fmt::Display for MappingError {
 
 impl std::error::Error for MappingError {}
 
+impl MappingError {
+    /// A fault of this program: there was no record to speak of.
+    pub fn nothing() -> Self {
+        Self { at: "exchange".to_owned(), message: "there is nothing to send".to_owned() }
+    }
+}
+
 /// A compiled expression.
 pub struct Expr {
     at: String,

@@ -10,7 +10,8 @@ use crate::support::http::Client;
 use crate::support::peers::peer;
 use crate::support::{Daemon, Home, Receiver, SECRET, eventually};
 use leadsbotd::delivery::{Assignment, Lane, Step, Transport};
-use leadsbotd::destination::{Answer, Body, Request, Response, Spec, Timeouts};
+use leadsbotd::destination::webhook::{Body, Webhook};
+use leadsbotd::destination::{Answer, Request, Response, Spec};
 use leadsbotd::retry::Policy;
 use leadsbotd::secret::Secret;
 use leadsbotd::store::{Options, Store};
@@ -21,7 +22,6 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use url::Url;
 
 /// A call that matters to the disk or to a client.
 #[derive(Debug, Clone)]
@@ -249,9 +249,9 @@ fn disk_at(calls: &[Call], moment: usize, seed: u64) -> (BTreeMap<String, Vec<u8
 struct Memory(Mutex<Vec<String>>);
 
 impl Transport for Memory {
-    fn send(&self, _: &Url, request: &Request) -> Answer {
-        let id = request.headers.iter().find(|(n, _)| n == "X-LeadsBot-Event-Id").map(|(_, v)| v.clone()).unwrap_or_default();
-        self.0.lock().unwrap().push(id);
+    fn send(&self, request: &Request) -> Answer {
+        let id = request.http().unwrap().value_of("X-LeadsBot-Event-Id").unwrap_or_default();
+        self.0.lock().unwrap().push(id.to_owned());
         Answer::Response(Response { status: 200, ..Response::default() })
     }
 }
@@ -264,14 +264,15 @@ fn survives(folder: &Path, recording: &Recording, acknowledged: &BTreeSet<String
     let memory = Arc::new(Memory::default());
     let spec = Spec {
         name: "crm".to_owned(),
-        url: "http://127.0.0.1:1/".parse().unwrap(),
-        secrets: vec![Secret::new(SECRET).unwrap()],
         events: vec!["*".to_owned()],
         when: None,
-        body: Body::Full,
-        headers: Vec::new(),
+        connector: Box::new(Webhook {
+            url: "http://127.0.0.1:1/".parse().unwrap(),
+            secrets: vec![Secret::new(SECRET).unwrap()],
+            body: Body::Full,
+            headers: Vec::new(),
+        }),
         workers: 1,
-        timeouts: Timeouts { connect: Duration::from_secs(1), total: Duration::from_secs(1) },
     };
     let assignment =
         Assignment { dest, spec: Arc::new(spec), policy: Policy::default(), transport: Arc::clone(&memory) as Arc<dyn Transport> };

@@ -9,7 +9,8 @@ use crate::support::SECRET;
 use crate::support::rig::Hands;
 use books::{Attempt, Fact, Found, Key, Model, Note, Row, Says, Seen};
 use leadsbotd::delivery::{Assignment, Lane, Step, Transport};
-use leadsbotd::destination::{Answer, Body, Failure, Request, Response, Spec, Timeouts, webhook};
+use leadsbotd::destination::webhook::{Body, Webhook};
+use leadsbotd::destination::{Answer, Failure, Identity, Incoming, Request, Response, Spec};
 use leadsbotd::event::{Context, Device};
 use leadsbotd::id::{Kind, Seed};
 use leadsbotd::intake::Router;
@@ -29,7 +30,6 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tempfile::TempDir;
-use url::Url;
 
 /// A kiosk's destinations; their numbers count from 1. See [`targets`] for who wants what.
 const DESTINATIONS: [&str; 3] = ["everything", "hot", "some"];
@@ -151,7 +151,7 @@ enum Said {
 struct Wire(Mutex<Sender<Said>>);
 
 impl Transport for Wire {
-    fn send(&self, _: &Url, request: &Request) -> Answer {
+    fn send(&self, request: &Request) -> Answer {
         let (tx, rx) = channel();
         let asked = self.0.lock().unwrap().send(Said::Asks(request.clone(), tx));
         match asked.ok().and_then(|()| rx.recv().ok()) {
@@ -212,22 +212,25 @@ fn spec(dest: usize, setup: &Setup) -> Spec {
         1 => Some("data.score >= 50".to_owned()),
         _ => Some(format!("data.nothing() if data.score == {ODD_SCORE} else data.score < 90")),
     };
-    let timeouts = Timeouts { connect: Duration::from_secs(1), total: Duration::from_secs(1) };
+    let body = match setup.body {
+        Shown::Full => Body::Full,
+        Shown::Leadsbot => Body::Leadsbot,
+        Shown::Map(n) => Body::Map(Shape::Object(vec![leaf("map", &n.to_string()), leaf("event", "id"), leaf("score", "data.score")])),
+    };
+    let url = format!("https://receiver.example/{dest}").parse().unwrap();
     Spec {
         name: DESTINATIONS[dest].to_owned(),
-        url: format!("https://receiver.example/{dest}").parse().unwrap(),
-        secrets: vec![Secret::new(SECRET).unwrap()],
         events: if dest == 1 { vec!["lead.created".to_owned(), "lead.updated".to_owned()] } else { vec!["lead.*".to_owned()] },
         when: when.map(|source| Expr::new("when", &source).unwrap()),
-        body: match setup.body {
-            Shown::Full => Body::Full,
-            Shown::Leadsbot => Body::Leadsbot,
-            Shown::Map(n) => Body::Map(Shape::Object(vec![leaf("map", &n.to_string()), leaf("event", "id"), leaf("score", "data.score")])),
-        },
-        headers: Vec::new(),
+        connector: Box::new(Webhook { url, secrets: vec![Secret::new(SECRET).unwrap()], body, headers: Vec::new() }),
         workers: setup.workers,
-        timeouts,
     }
+}
+
+/// What a destination says of an event, if not the event itself.
+fn rendered(spec: &Spec, event: &[u8]) -> Option<Vec<u8>> {
+    let identity = Identity { event_id: "", kind: "", destination: &spec.name };
+    spec.connector.render(&Incoming { identity, bytes: event }).unwrap()
 }
 
 /// Which destinations get an event of this kind about a lead with this score, and whether their filter fails on it.
@@ -647,7 +650,7 @@ impl Life {
         let now = self.now();
         let (version, spec) = (self.versions[dest], spec(dest, &setup));
         let seen = seen(dest, &request, version);
-        let attempt = self.model.begun(seen, now, |event| webhook::render(&spec, event).unwrap())?;
+        let attempt = self.model.begun(seen, now, |event| rendered(&spec, event))?;
         self.flights.push(Flight { dest, attempt, answer, thread });
         Ok(None)
     }
@@ -810,7 +813,8 @@ impl Life {
 }
 
 fn seen(dest: usize, request: &Request, version: u32) -> Seen {
-    let header = |name: &str| request.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone()).unwrap_or_default();
+    let request = request.http().unwrap();
+    let header = |name: &str| request.value_of(name).unwrap_or_default().to_owned();
     Seen {
         dest: number(dest),
         event_id: header("X-LeadsBot-Event-Id"),

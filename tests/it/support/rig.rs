@@ -1,8 +1,9 @@
 //! A real lane over a real store, stepped by hand through simulated time.
 
 use super::SECRET;
-use leadsbotd::delivery::{Assignment, Http, Lane, Network, Step};
-use leadsbotd::destination::{Body, Spec, Timeouts};
+use leadsbotd::delivery::{Assignment, Lane, Link, Network, Step, connect};
+use leadsbotd::destination::webhook::{Body, Webhook};
+use leadsbotd::destination::{Spec, Timeouts};
 use leadsbotd::event::{self, Context, Device};
 use leadsbotd::intake::Router;
 use leadsbotd::lead::{Limits, Submission, Trust};
@@ -70,16 +71,17 @@ fn lane(store: &Store, name: &str, url: &str, policy: Policy) -> (Arc<Lane>, (i6
     let timeouts = Timeouts { connect: Duration::from_secs(2), total: Duration::from_secs(5) };
     let spec = Arc::new(Spec {
         name: name.to_owned(),
-        url: url.parse().unwrap(),
-        secrets: vec![Secret::new(SECRET).unwrap()],
         events: vec!["lead.*".to_owned()],
         when: None,
-        body: Body::Full,
-        headers: Vec::new(),
+        connector: Box::new(Webhook {
+            url: url.parse().unwrap(),
+            secrets: vec![Secret::new(SECRET).unwrap()],
+            body: Body::Full,
+            headers: Vec::new(),
+        }),
         workers: 1,
-        timeouts: timeouts.clone(),
     });
-    let transport = Arc::new(Http::new(&spec.url, &timeouts, &Network::default(), false).unwrap());
+    let transport = connect(&Link { timeouts, network: Network::default(), tls: false, allow_http: false }).unwrap();
     let lane = Arc::new(Lane::new(store.clone(), Assignment { dest, spec: Arc::clone(&spec), policy, transport }, Tick::ZERO));
     store.watch(dest, Some(Lane::watcher(&lane)));
     (lane, (dest, spec))
