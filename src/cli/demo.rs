@@ -6,7 +6,7 @@ use super::output::say;
 use super::receiver::{self, Manners, Received};
 use crate::config::Config;
 use crate::daemon::Daemon;
-use crate::delivery::{Http, Link, Network, Transport};
+use crate::delivery::{self, Link, Network, Wire};
 use crate::destination::{Answer, HttpRequest, Request, Timeouts};
 use crate::secret::Secret;
 use crate::time::SystemClock;
@@ -118,7 +118,8 @@ fn submit(at: SocketAddr) -> Result<String, Failure> {
         .append_pair("_submission_id", &format!("{:016x}", fastrand::u64(..)))
         .finish();
     let timeouts = Timeouts { connect: Duration::from_secs(5), total: Duration::from_secs(20) };
-    let http = Http::new(&Link { timeouts, network: Network::default(), tls: false, allow_http: false }).map_err(failed)?;
+    let wire = Wire::Http { tls: false };
+    let http = delivery::connect(&Link { wire, timeouts, network: Network::default(), allow_http: false }).map_err(failed)?;
     let request = HttpRequest::new(Method::POST, url)
         .body("application/x-www-form-urlencoded", body.into_bytes())
         .header("Accept", "application/json");
@@ -129,6 +130,7 @@ fn submit(at: SocketAddr) -> Result<String, Failure> {
         }
         Answer::Response(r) => Err(failed(format!("HTTP {}", r.status))),
         Answer::Failure { detail, .. } => Err(failed(detail)),
+        Answer::Replies(_) => Err(failed("no HTTP".to_owned())),
     }
 }
 

@@ -155,6 +155,11 @@ pub fn run(cli: &Cli, options: &Options) -> Result<(), Failure> {
         if !cli.json {
             match &answer {
                 Answer::Response(r) => say(&format!("answer: HTTP {} {}", r.status, plain(&String::from_utf8_lossy(&r.body)))),
+                Answer::Replies(replies) => {
+                    for reply in replies {
+                        say(&format!("answer: {} {}", reply.code, plain(&reply.text)));
+                    }
+                }
                 Answer::Failure { .. } => say("answer: none"),
             }
         }

@@ -6,6 +6,7 @@ mod destination;
 mod form;
 mod read;
 mod secrets;
+mod types;
 
 pub use read::Fault;
 

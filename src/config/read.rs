@@ -3,7 +3,7 @@
 //! serde stops at the first fault; a person who edits a file over ssh wants all of them. Each getter notes the key as known, records what
 //! is wrong and hands back a default, and [`Table::finish`] complains about every key nobody asked for.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use toml::Spanned;
@@ -74,11 +74,12 @@ pub struct Table<'r, 't, 'v> {
     pub at: usize,
     table: Option<&'v DeTable<'t>>,
     known: RefCell<BTreeSet<&'static str>>,
+    taken: Cell<bool>,
 }
 
 impl<'r, 't, 'v> Table<'r, 't, 'v> {
     pub fn root(report: &'r Report<'t>, table: &'v DeTable<'t>) -> Self {
-        Self { report, path: String::new(), at: 0, table: Some(table), known: RefCell::default() }
+        Self { report, path: String::new(), at: 0, table: Some(table), known: RefCell::default(), taken: Cell::default() }
     }
 
     /// The dotted name of one of this table's keys.
@@ -118,6 +119,10 @@ impl<'r, 't, 'v> Table<'r, 't, 'v> {
 
     pub fn has(&self, key: &'static str) -> bool {
         self.raw(key).is_some()
+    }
+
+    pub fn is_table(&self, key: &'static str) -> bool {
+        self.raw(key).is_some_and(|v| v.get_ref().is_table())
     }
 
     /// Whether it is a list without a single item, good or bad.
@@ -207,6 +212,7 @@ impl<'r, 't, 'v> Table<'r, 't, 'v> {
             at: self.at,
             table: None,
             known: RefCell::default(),
+            taken: Cell::default(),
         })
     }
 
@@ -217,7 +223,14 @@ impl<'r, 't, 'v> Table<'r, 't, 'v> {
             self.wrong(key, value, "a table");
             return None;
         };
-        Some(Table { report: self.report, path: self.path(key), at: value.span().start, table: Some(table), known: RefCell::default() })
+        Some(Table {
+            report: self.report,
+            path: self.path(key),
+            at: value.span().start,
+            table: Some(table),
+            known: RefCell::default(),
+            taken: Cell::default(),
+        })
     }
 
     /// A list of tables, as `[[key]]` or inline; texts in it are passed to `text`.
@@ -253,7 +266,14 @@ impl<'r, 't, 'v> Table<'r, 't, 'v> {
             let at = item.span().start;
             match item.get_ref() {
                 DeValue::Table(t) => {
-                    out.push(Item::Table(Table { report: self.report, path, at, table: Some(t), known: RefCell::default() }));
+                    out.push(Item::Table(Table {
+                        report: self.report,
+                        path,
+                        at,
+                        table: Some(t),
+                        known: RefCell::default(),
+                        taken: Cell::default(),
+                    }));
                 }
                 DeValue::String(s) => out.push(Item::Text(At { value: s.to_string(), at, key: path })),
                 other => self.report.add(at, path, format!("must be {wanted}, not {}", article(other.type_str()))),
@@ -271,11 +291,26 @@ impl<'r, 't, 'v> Table<'r, 't, 'v> {
     /// A table made from one entry of [`Table::entries`], if it is one.
     pub fn entry_table(&self, key: &At<String>, value: &'v Spanned<DeValue<'t>>) -> Option<Table<'r, 't, 'v>> {
         let table = value.get_ref().as_table()?;
-        Some(Table { report: self.report, path: key.key.clone(), at: value.span().start, table: Some(table), known: RefCell::default() })
+        Some(Table {
+            report: self.report,
+            path: key.key.clone(),
+            at: value.span().start,
+            table: Some(table),
+            known: RefCell::default(),
+            taken: Cell::default(),
+        })
+    }
+
+    /// No key is complained about.
+    pub fn take_all(&self) {
+        self.taken.set(true);
     }
 
     /// Complains about every key nobody asked for.
     pub fn finish(&self) {
+        if self.taken.get() {
+            return;
+        }
         let known = self.known.borrow();
         for (key, _) in self.entries() {
             if known.contains(key.value.as_str()) {

@@ -1,6 +1,7 @@
 //! Delivery: a lane, which is one or more threads, for each destination. Blocking on purpose; a sick receiver stops its own lane only.
 
 mod ahead;
+pub mod dial;
 mod ear;
 mod lane;
 mod resolver;
@@ -8,7 +9,7 @@ mod transport;
 
 pub use lane::{Lane, Status, Step};
 pub use resolver::is_local;
-pub use transport::{Http, Transport, certificates, proxy_is_usable};
+pub use transport::{Http, Transport, certificates, io_failure, proxy_is_usable};
 
 use crate::destination::{Spec, Timeouts};
 use crate::retry::Policy;
@@ -22,14 +23,24 @@ use std::time::{Duration, Instant};
 /// How a destination is reached.
 #[derive(Debug, Clone)]
 pub struct Link {
+    /// What is spoken.
+    pub wire: Wire,
     /// Deadlines of a request.
     pub timeouts: Timeouts,
     /// Certificates and proxy.
     pub network: Network,
-    /// Every address of the destination is reached over TLS.
-    pub tls: bool,
     /// Plain http to public addresses is allowed.
     pub allow_http: bool,
+}
+
+/// What is spoken with a destination.
+#[derive(Debug, Clone)]
+pub enum Wire {
+    /// HTTP; the requests say where to.
+    Http {
+        /// All of them go over TLS.
+        tls: bool,
+    },
 }
 
 /// What connections need beside the address.
@@ -43,7 +54,9 @@ pub struct Network {
 
 /// The transport of a destination. Fails with a sentence when it cannot be had as configured.
 pub fn connect(link: &Link) -> Result<Arc<dyn Transport>, String> {
-    Ok(Arc::new(Http::new(link)?))
+    match &link.wire {
+        Wire::Http { tls } => Ok(Arc::new(Http::new(link, *tls)?)),
+    }
 }
 
 /// A destination as a lane needs it.

@@ -58,11 +58,11 @@ impl Connector<()> for Connecting {
 }
 
 impl Http {
-    /// For one destination. Fails with a sentence when the CA file or the proxy is not usable.
-    pub fn new(link: &Link) -> Result<Self, String> {
+    /// For one destination, all of whose requests go over TLS or may not. Fails with a sentence when the CA file or the proxy is not usable.
+    pub fn new(link: &Link, over_tls: bool) -> Result<Self, String> {
         let Link { timeouts, network, .. } = link;
         // What is resolved may be a proxy's name; over TLS it matters to nobody where that is.
-        let allow_public_http = link.allow_http || link.tls;
+        let allow_public_http = link.allow_http || over_tls;
         let mut tls = TlsConfig::builder();
         if let Some(pem) = &network.roots {
             tls = tls.root_certs(RootCerts::from(certificates(pem)?));
@@ -155,6 +155,21 @@ impl Http {
     }
 }
 
+/// What an error of a socket, or of TLS over one, means.
+pub fn io_failure(io: &std::io::Error) -> Failure {
+    match io.kind() {
+        ErrorKind::ConnectionRefused => Failure::Refused,
+        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown | ErrorKind::AddrNotAvailable => {
+            Failure::Unreachable
+        }
+        ErrorKind::TimedOut | ErrorKind::WouldBlock => Failure::Timeout,
+        // rustls hands its own errors through io with this kind.
+        ErrorKind::InvalidData => Failure::Tls,
+        ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof => Failure::Reset,
+        _ => Failure::Unreachable,
+    }
+}
+
 fn classify(e: &Error) -> (Failure, String) {
     let kind = match e {
         Error::HostNotFound | Error::Timeout(Timeout::Resolve) => Failure::Dns,
@@ -164,17 +179,7 @@ fn classify(e: &Error) -> (Failure, String) {
         Error::Tls(_) | Error::Rustls(_) | Error::Pem(_) | Error::TlsRequired => Failure::Tls,
         Error::ConnectProxyFailed(_) => Failure::Unreachable,
         Error::Other(inner) if inner.is::<PublicHttp>() => Failure::PublicHttp,
-        Error::Io(io) => match io.kind() {
-            ErrorKind::ConnectionRefused => Failure::Refused,
-            ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown | ErrorKind::AddrNotAvailable => {
-                Failure::Unreachable
-            }
-            ErrorKind::TimedOut | ErrorKind::WouldBlock => Failure::Timeout,
-            // rustls hands its own errors through io with this kind.
-            ErrorKind::InvalidData => Failure::Tls,
-            ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof => Failure::Reset,
-            _ => Failure::Unreachable,
-        },
+        Error::Io(io) => io_failure(io),
         _ => Failure::Protocol,
     };
     // Only texts that cannot hold a URL are passed on.

@@ -11,6 +11,7 @@ const ANSWER_CHARS_MAX: usize = 300;
 pub fn judge(url: &Url, answer: &Answer, moment: &Moment) -> Verdict {
     match answer {
         Answer::Failure { kind, detail } => failure(*kind, detail, moment.clock_trusted),
+        Answer::Replies(_) => Verdict::internal("an answer in another protocol to a request over HTTP"),
         Answer::Response(response) => {
             let clock_trusted = moment.clock_trusted || moment.vouched;
             let (class, code, reason) = match response.status {
@@ -44,7 +45,8 @@ fn wall(moment: &Moment) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(moment.wall.0).unwrap_or(0))
 }
 
-fn failure(kind: Failure, detail: &str, clock_trusted: bool) -> Verdict {
+/// What it means that there was no answer.
+pub fn failure(kind: Failure, detail: &str, clock_trusted: bool) -> Verdict {
     let (class, code, what) = match kind {
         Failure::Dns => (Class::Offline, "dns_error", "the receiver's name could not be looked up"),
         Failure::Refused => (Class::Offline, "connection_refused", "nobody listens at the receiver's address"),
@@ -130,7 +132,8 @@ fn retry_after(value: &str, date: Option<&str>, wall_now: Option<SystemTime>) ->
     Some(until.duration_since(now).unwrap_or(Duration::ZERO))
 }
 
-fn printable(body: &[u8]) -> String {
+/// The beginning of an answer as one line of text, for [`Verdict::answer`].
+pub fn printable(body: &[u8]) -> String {
     let text: String = String::from_utf8_lossy(body).chars().map(|c| if c.is_control() { ' ' } else { c }).take(ANSWER_CHARS_MAX).collect();
     text.trim().to_owned()
 }

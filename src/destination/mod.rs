@@ -8,7 +8,7 @@ mod judge;
 pub mod webhook;
 
 pub use exchange::exchange;
-pub use judge::judge;
+pub use judge::{failure, judge, printable};
 
 use crate::mapping::{Event, Expr, MappingError};
 use crate::secret::{Hidden, Secret};
@@ -309,6 +309,8 @@ pub fn place(url: &Url) -> String {
 pub enum Answer {
     /// An HTTP answer.
     Response(Response),
+    /// Answers in another protocol: one for each record of the request, in order, or a single one for all.
+    Replies(Vec<Reply>),
     /// None.
     Failure {
         /// What kept it from coming.
@@ -351,10 +353,34 @@ impl Answer {
     /// Whether bytes of the request may have reached a receiver.
     pub fn may_have_reached(&self) -> bool {
         match self {
-            Answer::Response(_) => true,
+            Answer::Response(_) | Answer::Replies(_) => true,
             Answer::Failure { kind, .. } => kind.may_have_sent(),
         }
     }
+}
+
+/// No answer, and why: [`Answer::Failure`] by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unanswered {
+    /// What kept it from coming.
+    pub kind: Failure,
+    /// The transport's words; they may name hosts, never payloads.
+    pub detail: String,
+}
+
+impl From<Unanswered> for Answer {
+    fn from(Unanswered { kind, detail }: Unanswered) -> Self {
+        Answer::Failure { kind, detail }
+    }
+}
+
+/// An answer in another protocol than HTTP.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Reply {
+    /// Its code, as the protocol writes it: `250`, `23505`, …
+    pub code: String,
+    /// Its words; they may repeat what the lead said.
+    pub text: String,
 }
 
 /// Why there was no answer.

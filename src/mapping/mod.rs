@@ -6,7 +6,7 @@
 mod filters;
 
 use minijinja::value::Serde;
-use minijinja::{Environment, Expression, UndefinedBehavior, Value};
+use minijinja::{AutoEscape, Environment, Expression, UndefinedBehavior, Value};
 use serde_json::{Map, Value as Json};
 use std::fmt;
 use std::sync::LazyLock;
@@ -19,9 +19,14 @@ static LANGUAGE: LazyLock<Environment<'static>> = LazyLock::new(|| {
     let mut env = Environment::new();
     env.set_undefined_behavior(UndefinedBehavior::Chainable);
     env.set_fuel(Some(FUEL));
+    // What has to be escaped, and how, the receiving service says: there are filters for it.
+    env.set_auto_escape_callback(|name| if name.ends_with(HTML) { AutoEscape::Html } else { AutoEscape::None });
     filters::add(&mut env);
     env
 });
+
+/// The end of the names of templates that escape what they insert.
+const HTML: &str = ".html";
 
 /// Why an expression cannot be compiled or gave no result.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,15 +91,59 @@ impl Expr {
     }
 }
 
+/// A text with `{{ … }}` in it.
+pub struct Template {
+    at: String,
+    name: String,
+    env: Environment<'static>,
+}
+
+impl fmt::Debug for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Template({:?})", self.at)
+    }
+}
+
+impl Template {
+    /// Compiles `source`; `at` names it in errors. What it inserts is inserted as it is.
+    pub fn new(at: &str, source: &str) -> Result<Self, MappingError> {
+        Self::named(at, at.to_owned(), source)
+    }
+
+    /// The same; what it inserts is escaped for HTML.
+    pub fn html(at: &str, source: &str) -> Result<Self, MappingError> {
+        Self::named(at, format!("{at}{HTML}"), source)
+    }
+
+    fn named(at: &str, name: String, source: &str) -> Result<Self, MappingError> {
+        let mut env = LANGUAGE.clone();
+        env.add_template_owned(name.clone(), source.to_owned()).map_err(|e| template_error(at, &e))?;
+        Ok(Self { at: at.to_owned(), name, env })
+    }
+
+    /// The text for an event; what is missing is empty.
+    pub fn render(&self, event: &Event) -> Result<String, MappingError> {
+        self.env.get_template(&self.name).and_then(|t| t.render(&event.0)).map_err(|e| template_error(&self.at, &e))
+    }
+}
+
+fn template_error(at: &str, e: &minijinja::Error) -> MappingError {
+    let line = e.line().map(|line| format!(" in line {line}")).unwrap_or_default();
+    MappingError { at: at.to_owned(), message: format!("{}{}{line}", e.kind(), detail(e)) }
+}
+
 // minijinja's own text for an error can quote the value it stumbled over, and that may be a person's; only its kind and place are kept.
 fn error(at: &str, source: &str, e: &minijinja::Error) -> MappingError {
-    let detail = match e.kind() {
+    MappingError { at: at.to_owned(), message: format!("{}{} in `{source}`", e.kind(), detail(e)) }
+}
+
+fn detail(e: &minijinja::Error) -> String {
+    match e.kind() {
         minijinja::ErrorKind::SyntaxError | minijinja::ErrorKind::UnknownFilter | minijinja::ErrorKind::UnknownFunction => {
             e.detail().map(|d| format!(" ({d})")).unwrap_or_default()
         }
         _ => String::new(),
-    };
-    MappingError { at: at.to_owned(), message: format!("{}{detail} in `{source}`", e.kind()) }
+    }
 }
 
 /// An event, read once for any number of expressions.

@@ -1,7 +1,7 @@
 //! A real lane over a real store, stepped by hand through simulated time.
 
 use super::SECRET;
-use leadsbotd::delivery::{Assignment, Lane, Link, Network, Step, connect};
+use leadsbotd::delivery::{Assignment, Lane, Link, Network, Step, Wire, connect};
 use leadsbotd::destination::webhook::{Body, Webhook};
 use leadsbotd::destination::{Spec, Timeouts};
 use leadsbotd::event::{self, Context, Device};
@@ -81,7 +81,7 @@ fn lane(store: &Store, name: &str, url: &str, policy: Policy) -> (Arc<Lane>, (i6
         }),
         workers: 1,
     });
-    let transport = connect(&Link { timeouts, network: Network::default(), tls: false, allow_http: false }).unwrap();
+    let transport = connect(&Link { wire: Wire::Http { tls: false }, timeouts, network: Network::default(), allow_http: false }).unwrap();
     let lane = Arc::new(Lane::new(store.clone(), Assignment { dest, spec: Arc::clone(&spec), policy, transport }, Tick::ZERO));
     store.watch(dest, Some(Lane::watcher(&lane)));
     (lane, (dest, spec))
