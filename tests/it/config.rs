@@ -137,7 +137,7 @@ fn the_example_holds_the_defaults() {
 #[test]
 fn the_example_in_use_passes_the_check() {
     let said = Machine::new(&example_in_use()).passes_check();
-    assert!(said.contains("destinations  crm, sales, archive") && said.contains("sources       website"), "{said}");
+    assert!(said.contains("destinations  crm, sales, newsletter, pager, archive") && said.contains("sources       website"), "{said}");
 }
 
 #[test]

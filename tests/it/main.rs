@@ -35,3 +35,4 @@ mod systemd;
 mod tls;
 mod upgrade;
 mod wear;
+mod webhooks;

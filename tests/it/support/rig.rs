@@ -73,12 +73,7 @@ fn lane(store: &Store, name: &str, url: &str, policy: Policy) -> (Arc<Lane>, (i6
         name: name.to_owned(),
         events: vec!["lead.*".to_owned()],
         when: None,
-        connector: Box::new(Webhook {
-            url: url.parse().unwrap(),
-            secrets: vec![Secret::new(SECRET).unwrap()],
-            body: Body::Full,
-            headers: Vec::new(),
-        }),
+        connector: Box::new(Webhook::new(url.parse().unwrap(), vec![Secret::new(SECRET).unwrap()], Body::Full)),
         workers: 1,
     });
     let transport = connect(&Link { wire: Wire::Http { tls: false }, timeouts, network: Network::default(), allow_http: false }).unwrap();
