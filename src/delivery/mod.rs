@@ -8,7 +8,8 @@ mod resolver;
 mod transport;
 
 pub use lane::{Lane, Status, Step};
-pub use resolver::is_local;
+use resolver::Guard;
+pub use resolver::{is_local, is_ours};
 pub use transport::{Http, Transport, certificates, io_failure, proxy_is_usable};
 
 use crate::destination::{Spec, Timeouts};
@@ -17,6 +18,7 @@ use crate::secret::Hidden;
 use crate::store::Store;
 use crate::time::Tick;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,6 +33,17 @@ pub struct Link {
     pub network: Network,
     /// Plain http to public addresses is allowed.
     pub allow_http: bool,
+    /// Loopback, private and link-local addresses are not connected to, whatever a name leads to.
+    pub deny_private: bool,
+    /// Where this daemon itself listens: not to be connected to.
+    pub own: Vec<SocketAddr>,
+}
+
+impl Link {
+    /// Which addresses may be connected to. `allow_public`: connections that are not encrypted may leave the own network.
+    fn guard(&self, allow_public: bool) -> Guard {
+        Guard { allow_public: allow_public || self.allow_http, deny_private: self.deny_private, own: self.own.clone() }
+    }
 }
 
 /// What is spoken with a destination.

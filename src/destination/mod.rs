@@ -404,6 +404,10 @@ pub enum Failure {
     Protocol,
     /// Plain http to a public address, which was not allowed; nothing was sent.
     PublicHttp,
+    /// An address inside the own network, which was denied; nothing was sent.
+    PrivateAddress,
+    /// The daemon's own address; nothing was sent.
+    Itself,
 }
 
 impl Failure {

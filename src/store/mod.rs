@@ -317,9 +317,17 @@ impl Store {
 
     /// Keeps an event of the device's own, which is about no lead. Best effort: nobody waits for it.
     pub fn announce(&self, event: NewEvent) {
-        let kind = event.draft.kind.name();
+        self.tell_of(event.draft.kind.name(), Work::Announce(Box::new(event)));
+    }
+
+    /// The same, and with it which destinations are in trouble from now on, so that the next run does not tell of them again.
+    pub fn announce_alarm(&self, event: NewEvent, failing: Vec<i64>) {
+        self.tell_of(event.draft.kind.name(), Work::Alarm(Box::new(event), failing));
+    }
+
+    fn tell_of(&self, kind: &'static str, work: Work) {
         let told = self.submit(
-            Work::Announce(Box::new(event)),
+            work,
             Box::new(move |done| {
                 if let Err(e) = done {
                     log::warn!("the event {kind} could not be kept: {e}");

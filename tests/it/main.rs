@@ -13,6 +13,7 @@
 
 mod support;
 
+mod alarms;
 mod backup;
 mod bad_http;
 mod bounds;

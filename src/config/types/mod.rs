@@ -12,6 +12,7 @@ use crate::event::{Context, Draft, Kind};
 use crate::mapping::{Event, Expr, MappingError, Shape, Template};
 use crate::secret::Hidden;
 use crate::time::Wall;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use toml::de::DeValue;
 use url::{Host, Url};
 
@@ -23,6 +24,8 @@ pub struct Given<'g, 'r, 't, 'v> {
     pub samples: &'g Samples,
     /// `allow_http`
     pub allow_http: bool,
+    /// Where the daemon listens.
+    pub own: &'g [SocketAddr],
     /// What is not wrong but should be known.
     pub warnings: &'g mut Vec<String>,
 }
@@ -101,16 +104,25 @@ impl Given<'_, '_, '_, '_> {
         secrets::hidden(self.table, self.warnings).map(|text| Hidden(text.value))
     }
 
+    /// A text as an address, if it is one that may be used.
+    pub fn checked(&self, text: &At<String>) -> Option<Url> {
+        let url = check_url(self.table, text, self.allow_http)?;
+        if self.own.iter().any(|own| leads_to(&url, *own)) {
+            self.table.fault_at(text, "leads to leadsbotd itself, where every event would make another one");
+        }
+        Some(url)
+    }
+
     /// An address that must be given.
     pub fn url(&self, key: &'static str) -> Option<Url> {
         let text = self.table.required(key)?;
-        check_url(self.table, &text, self.allow_http)
+        self.checked(&text)
     }
 
     /// An address with a default, which must be a whole URL.
     pub fn url_or(&self, key: &'static str, default: &str) -> Option<Url> {
         match self.table.name(key) {
-            Some(text) => check_url(self.table, &text, self.allow_http),
+            Some(text) => self.checked(&text),
             None => Url::parse(default).ok(),
         }
     }
@@ -118,7 +130,7 @@ impl Given<'_, '_, '_, '_> {
     /// An address that is itself a secret: a text, or a table as in [`Given::hidden`].
     pub fn secret_url(&mut self, key: &'static str) -> Option<Url> {
         let text = self.hidden(key)?;
-        check_url(self.table, &text, self.allow_http)
+        self.checked(&text)
     }
 
     /// An expression.
@@ -148,7 +160,7 @@ impl Given<'_, '_, '_, '_> {
     }
 }
 
-pub fn check_url(table: &Table<'_, '_, '_>, text: &At<String>, allow_http: bool) -> Option<Url> {
+fn check_url(table: &Table<'_, '_, '_>, text: &At<String>, allow_http: bool) -> Option<Url> {
     let url = match Url::parse(&text.value) {
         Ok(url) => url,
         Err(e) => {
@@ -175,6 +187,18 @@ pub fn check_url(table: &Table<'_, '_, '_>, text: &At<String>, allow_http: bool)
         }
         None => Some(url),
     }
+}
+
+/// Whether this is where the daemon listens, as far as that can be known without looking a name up; the resolver checks the rest.
+fn leads_to(url: &Url, own: SocketAddr) -> bool {
+    let ip: IpAddr = match url.host() {
+        Some(Host::Ipv4(ip)) => ip.into(),
+        Some(Host::Ipv6(ip)) => ip.into(),
+        Some(Host::Domain("localhost")) => Ipv4Addr::LOCALHOST.into(),
+        _ => return false,
+    };
+    url.port_or_known_default() == Some(own.port())
+        && (ip == own.ip() || ip.is_unspecified() || (own.ip().is_unspecified() && ip.is_loopback()))
 }
 
 /// Only what can be known without looking the name up; the resolver checks the rest when it connects.

@@ -2,7 +2,7 @@
 
 use super::super::read::{At, Table};
 use super::super::secrets;
-use super::{Given, Made, check_url};
+use super::{Given, Made};
 use crate::delivery::Wire;
 use crate::destination::Batch;
 use crate::destination::webhook::{Body, Webhook};
@@ -55,7 +55,7 @@ fn method(table: &Table<'_, '_, '_>) -> Method {
 fn address(given: &Given<'_, '_, '_, '_>) -> Option<(Url, Option<Template>)> {
     let text = given.table.required("url")?;
     let Some(begins) = text.value.find("{{").or_else(|| text.value.find("{%")) else {
-        return Some((check_url(given.table, &text, given.allow_http)?, None));
+        return Some((given.checked(&text)?, None));
     };
     let fixed = text.value.get(..begins).unwrap_or_default();
     let host_ends = fixed.find("://").and_then(|at| fixed.get(at + 3..)).is_some_and(|rest| rest.contains('/'));
@@ -65,7 +65,7 @@ fn address(given: &Given<'_, '_, '_, '_>) -> Option<(Url, Option<Template>)> {
     }
     let template = given.samples.template(given.table.report(), "url", &text);
     let base = At { value: fixed.to_owned(), at: text.at, key: text.key.clone() };
-    Some((check_url(given.table, &base, given.allow_http)?, Some(template?)))
+    Some((given.checked(&base)?, Some(template?)))
 }
 
 fn unsigned(table: &Table<'_, '_, '_>) -> Vec<Secret> {
