@@ -5,6 +5,7 @@
 use crate::capture::{Edge, Live, Server, ServerError};
 use crate::config::Config;
 use crate::delivery::{self, Assignment, Lanes, is_ours};
+use crate::destination::Spec;
 use crate::event;
 use crate::intake::Router;
 use crate::mapping::Event;
@@ -306,7 +307,12 @@ fn assign(config: &Config, store: &Store, lanes: &Lanes) -> Result<Live, DaemonE
         routed.push((dest, Arc::clone(&d.spec)));
         assignments.push(Assignment { dest, spec: Arc::clone(&d.spec), policy: d.policy.clone(), transport });
     }
-    lanes.assign(assignments)?;
+    let print = |(dest, spec): &(i64, Arc<Spec>)| Some((*dest, spec.connector.secrets().first()?.fingerprint(store.ids().bytes())));
+    let new_secrets = store.changed_secrets(&routed.iter().filter_map(print).collect::<Vec<_>>()).unwrap_or_else(|e| {
+        log::warn!("it cannot be known whose secret was changed: {e}");
+        Vec::new()
+    });
+    lanes.assign(assignments, &new_secrets)?;
     warn_of_orphans(store, &routed.iter().map(|(dest, _)| *dest).collect::<Vec<_>>());
     let router = Router { device: config.device.clone(), limits: config.capture.lead.clone(), destinations: routed };
     Ok(Live { options: config.capture.clone(), router: Arc::new(router), alarms: config.alarms.clone() })

@@ -38,6 +38,13 @@ impl Kind {
 #[derive(Clone)]
 pub struct IdKey([u8; 32]);
 
+impl IdKey {
+    /// For digests that only this database can make.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 impl fmt::Debug for IdKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("IdKey(..)")

@@ -105,8 +105,9 @@ impl Lanes {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the lanes be these: new ones start, missing ones go to sleep with their queue, the others go on under the new rules.
-    pub fn assign(&self, assignments: Vec<Assignment>) -> std::io::Result<()> {
+    /// Makes the lanes be these: new ones start, missing ones go to sleep with their queue, the others go on under the new rules. Those with a
+    /// new secret may be refused because of that.
+    pub fn assign(&self, assignments: Vec<Assignment>, new_secrets: &[i64]) -> std::io::Result<()> {
         let mut lanes = self.lanes();
         for (dest, lane) in lanes.iter() {
             if assignments.iter().all(|a| a.dest != *dest) {
@@ -116,12 +117,18 @@ impl Lanes {
         for assignment in assignments {
             let lane = match lanes.get(&assignment.dest) {
                 Some(lane) => {
+                    if new_secrets.contains(&assignment.dest) {
+                        lane.secret_changed();
+                    }
                     lane.reassign(assignment);
                     Arc::clone(lane)
                 }
                 None => {
                     let dest = assignment.dest;
                     let lane = Arc::new(Lane::new(self.store.clone(), assignment, self.not_before));
+                    if new_secrets.contains(&dest) {
+                        lane.secret_changed();
+                    }
                     self.store.watch(dest, Some(Lane::watcher(&lane)));
                     lanes.insert(dest, Arc::clone(&lane));
                     lane

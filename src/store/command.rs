@@ -69,6 +69,8 @@ pub(super) enum Work {
     /// With it, which destinations are in trouble from now on.
     Alarm(Box<NewEvent>, Vec<i64>),
     Register(Vec<String>),
+    /// By which fingerprint the secret of each destination is known.
+    Secrets(String),
     LaneState {
         dest: i64,
         state: &'static str,

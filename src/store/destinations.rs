@@ -95,3 +95,16 @@ pub fn failing(conn: &Connection) -> Result<Vec<i64>, Error> {
     let text: Option<String> = schema::meta(conn, FAILING)?;
     Ok(text.unwrap_or_default().split(' ').filter_map(|number| number.parse().ok()).collect())
 }
+
+/// The key in `meta`.
+const SECRETS: &str = "secrets";
+
+/// Notes fingerprints of secrets, as [`secrets`] reads them.
+pub fn set_secrets(conn: &Connection, text: &str) -> Result<(), Error> {
+    schema::set_meta(conn, SECRETS, &text)
+}
+
+/// What [`set_secrets`] noted: `number:fingerprint`, separated by blanks.
+pub fn secrets(conn: &Connection) -> Result<String, Error> {
+    Ok(schema::meta(conn, SECRETS)?.unwrap_or_default())
+}

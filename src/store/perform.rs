@@ -67,6 +67,10 @@ pub fn perform(conn: &Connection, store: &Store, work: &Work, seq: &mut i64, now
             let numbers: Result<Vec<i64>, Error> = names.iter().map(|n| destinations::register(conn, n)).collect();
             Ok(Done::Registered(numbers?))
         }
+        Work::Secrets(text) => {
+            destinations::set_secrets(conn, text)?;
+            Ok(Done::Kept)
+        }
         Work::LaneState { dest, state, since, reason } => {
             destinations::set_state(conn, *dest, state, *since, reason)?;
             Ok(Done::Kept)

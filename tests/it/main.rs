@@ -30,6 +30,7 @@ mod packaging;
 mod pages;
 mod peers;
 mod power;
+mod rotation;
 mod space;
 mod spine;
 mod systemd;
