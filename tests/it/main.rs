@@ -23,6 +23,7 @@ mod config;
 mod cut;
 mod damage;
 mod faults;
+mod golden;
 mod hostile;
 mod model;
 mod outage;
