@@ -187,6 +187,63 @@ pub fn word(value: Option<&Value>) -> &str {
     value.and_then(Value::as_str).filter(|t| !t.is_empty()).filter(is_word).unwrap_or("an unnamed fault")
 }
 
+/// What the tests of the CRM types share: an event, and an exchange with answers that are written down.
+#[cfg(test)]
+pub(super) mod trying {
+    use super::super::{Answer, Connector, Identity, Incoming, Judgement, Memory, Moment, Next, Request, Response, exchange};
+    use super::{HttpRequest, Record, Verdict};
+    use crate::time::{Tick, Wall};
+
+    pub const EVENT: &str = r#"{"id":"evt_1","event":"lead.created","data":{"id":"lead_0123456789ABCDEFGHJKMNPQRS","name":"Jane van Dyke","email":"Jane@Example.com","phone":"+43 1","company":null,"message":"Hello","score":88,"source":"booth"}}"#;
+
+    pub fn reply(status: u16, body: &str) -> Answer {
+        Answer::Response(Response { status, body: body.as_bytes().to_vec(), ..Response::default() })
+    }
+
+    pub fn moment() -> Moment {
+        Moment { wall: Wall(0), tick: Tick::ZERO, clock_trusted: true, vouched: false }
+    }
+
+    fn identity(id: &str) -> Identity<'_> {
+        Identity { event_id: id, kind: "lead.created", destination: "crm" }
+    }
+
+    pub fn render(connector: &dyn Connector, event: &str) -> Vec<u8> {
+        connector.render(&Incoming { identity: identity("evt_1"), bytes: event.as_bytes() }).unwrap().unwrap()
+    }
+
+    pub fn first(connector: &dyn Connector, event: &str) -> HttpRequest {
+        let body = render(connector, event);
+        let record = Record { identity: identity("evt_1"), body: &body, event: None, attempt: 1 };
+        match connector.next(&[record], &[], &moment(), &mut Memory::default()).unwrap() {
+            Next::Send(Request::Http(request)) => *request,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// An exchange about these events, `evt_0` and so on; gives the requests as well.
+    pub fn exchanged(connector: &dyn Connector, events: &[&str], answers: &[Answer], memory: &mut Memory) -> (Judgement, Vec<HttpRequest>) {
+        let ids: Vec<String> = (0..events.len()).map(|n| format!("evt_{n}")).collect();
+        let bodies: Vec<Vec<u8>> = events.iter().map(|event| render(connector, event)).collect();
+        let record = |(id, body)| Record { identity: identity(id), body, event: None, attempt: 1 };
+        let records: Vec<Record<'_>> = ids.iter().map(String::as_str).zip(bodies.iter().map(Vec::as_slice)).map(record).collect();
+        let (mut asked, mut answers) = (Vec::new(), answers.iter());
+        let (judgement, _) = exchange(connector, &records, memory, moment, |request| {
+            asked.push(request.http().unwrap().clone());
+            answers.next().expect("one request more than there are answers").clone()
+        });
+        assert_eq!(answers.count(), 0, "fewer requests than answers");
+        (judgement, asked)
+    }
+
+    pub fn judged(connector: &dyn Connector, event: &str, answers: &[Answer]) -> Verdict {
+        match exchanged(connector, &[event], answers, &mut Memory::default()).0 {
+            Judgement::All(verdict) => verdict,
+            Judgement::Each(verdicts) => panic!("{verdicts:?}"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -253,3 +253,100 @@ fn refine(verdict: &mut Verdict, response: &Response, records: usize) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::crm::trying::{self, EVENT, reply};
+    use super::super::{Judgement, Memory};
+    use super::*;
+
+    fn hubspot() -> HubSpot {
+        HubSpot {
+            url: Url::parse("https://api.hubapi.com").unwrap(),
+            path: "/crm/objects/2026-03/contacts".to_owned(),
+            token: Hidden("pat-1".to_owned()),
+            id_property: "email".to_owned(),
+            fields: Fields::new(DEFAULTS, None).unwrap(),
+            without_id: WithoutId::Create,
+        }
+    }
+
+    #[test]
+    fn the_request_is_that_of_the_documentation() {
+        let request = trying::first(&hubspot(), EVENT);
+        assert_eq!(request.url.as_str(), "https://api.hubapi.com/crm/objects/2026-03/contacts/batch/upsert");
+        assert_eq!(request.hidden[0].1.0, "Bearer pat-1");
+        assert_eq!(
+            String::from_utf8(request.body).unwrap(),
+            r#"{"inputs":[{"idProperty":"email","id":"Jane@Example.com","properties":{"email":"Jane@Example.com","firstname":"Jane","lastname":"van Dyke","phone":"+43 1","message":"Hello\nSource: booth\nScore: 88"},"objectWriteTraceId":"evt_1"}]}"#
+        );
+    }
+
+    #[test]
+    fn every_answer_has_its_meaning() {
+        let seconds = |n| Some(Duration::from_secs(n));
+        for (status, body, class, code, wait) in [
+            (200, r#"{"results":[{"objectWriteTraceId":"evt_0"}]}"#, Class::Delivered, "delivered", None),
+            (200, r#"{"results":[{"id":"1"}]}"#, Class::Delivered, "delivered", None),
+            (200, r#"{"results":[]}"#, Class::Temporary, "protocol_error", None),
+            (200, "<html>", Class::Temporary, "protocol_error", None),
+            (
+                207,
+                r#"{"results":[],"errors":[{"category":"VALIDATION_ERROR","context":{"objectWriteTraceId":["evt_0"]}}]}"#,
+                Class::Rejected,
+                "rejected_body",
+                None,
+            ),
+            (
+                207,
+                r#"{"results":[],"errors":[{"category":"RATE_LIMITS","context":{"objectWriteTraceId":["evt_0"]}}]}"#,
+                Class::Throttled,
+                "throttled",
+                seconds(10),
+            ),
+            (207, r#"{"results":[],"errors":[{"category":"VALIDATION_ERROR"}]}"#, Class::Rejected, "rejected_body", None),
+            (400, r#"{"category":"VALIDATION_ERROR","message":"jane@example.com is bad"}"#, Class::Rejected, "rejected_body", None),
+            (
+                400,
+                r#"{"category":"VALIDATION_ERROR","message":"[{\"error\":\"PROPERTY_DOESNT_EXIST\"}]"}"#,
+                Class::Refused,
+                "receiver_4xx",
+                None,
+            ),
+            (401, r#"{"category":"INVALID_AUTHENTICATION"}"#, Class::Refused, "receiver_4xx", None),
+            (403, r#"{"category":"MISSING_SCOPES"}"#, Class::Refused, "receiver_4xx", None),
+            (423, "", Class::Temporary, "receiver_4xx", None),
+            (429, r#"{"policyName":"DAILY"}"#, Class::Throttled, "throttled", seconds(3600)),
+            (429, r#"{"policyName":"TEN_SECONDLY_ROLLING"}"#, Class::Throttled, "throttled", seconds(10)),
+            (429, r#"{"policyName":"SECONDLY"}"#, Class::Throttled, "throttled", seconds(1)),
+            (502, "", Class::Temporary, "receiver_5xx", None),
+        ] {
+            let verdict = trying::judged(&hubspot(), EVENT, &[reply(status, body)]);
+            assert_eq!((verdict.class, verdict.code, verdict.wait), (class, code, wait), "{status} {body}");
+            assert!(!verdict.reason.contains("jane"), "{}", verdict.reason);
+        }
+    }
+
+    #[test]
+    fn a_batch_refused_as_a_whole_is_tried_one_by_one_and_nobody_is_twice_in_a_request() {
+        let other = EVENT.replace("Jane@Example.com", "joe@example.com");
+        let nobody = EVENT.replace("Jane@Example.com", "");
+        let unknown = reply(400, r#"{"category":"VALIDATION_ERROR","message":"PROPERTY_DOESNT_EXIST"}"#);
+        let (judgement, _) = trying::exchanged(&hubspot(), &[EVENT, &other], &[unknown], &mut Memory::default());
+        assert!(matches!(judgement, Judgement::All(v) if v.class == Class::Rejected));
+
+        let answers = [
+            reply(
+                207,
+                r#"{"results":[{"objectWriteTraceId":"evt_1"}],"errors":[{"category":"VALIDATION_ERROR","context":{"objectWriteTraceId":["evt_0"]}}]}"#,
+            ),
+            reply(200, r#"{"results":[{"objectWriteTraceId":"evt_2"}]}"#),
+            reply(429, "{}"),
+        ];
+        let (judgement, asked) = trying::exchanged(&hubspot(), &[EVENT, &other, EVENT, &nobody], &answers, &mut Memory::default());
+        let Judgement::Each(verdicts) = judgement else { panic!("{judgement:?}") };
+        let classes: Vec<Class> = verdicts.iter().map(|v| v.class).collect();
+        assert_eq!(classes, [Class::Rejected, Class::Delivered, Class::Delivered, Class::Throttled]);
+        assert!(asked[2].url.path().ends_with("/batch/create"));
+    }
+}

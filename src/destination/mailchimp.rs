@@ -119,6 +119,11 @@ impl Mailchimp {
             (401, _) if verdict.class == Class::Refused => {
                 verdict.reason = format!("HTTP {status}: Mailchimp does not know the API key, or it is of another data centre");
             }
+            // At its busiest it answers so, without a word.
+            (403, "") if verdict.class == Class::Refused && said.is_null() => {
+                (verdict.class, verdict.code) = (Class::Throttled, "throttled");
+                verdict.reason = format!("HTTP {status} without a reason: Mailchimp asks to slow down");
+            }
             (403, _) if verdict.class == Class::Refused => {
                 verdict.reason = format!("HTTP {status}: the account or the key is disabled ({})", word(said.get("title")));
             }
@@ -129,5 +134,71 @@ impl Mailchimp {
             _ => {}
         }
         verdict
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::crm::trying::{self, EVENT, reply};
+    use super::*;
+
+    fn mailchimp(consent: Option<&str>) -> Mailchimp {
+        Mailchimp {
+            url: Url::parse("https://us21.api.mailchimp.com").unwrap(),
+            version: "3.0".to_owned(),
+            key: Hidden("key-us21".to_owned()),
+            list: "a1b2".to_owned(),
+            status_if_new: "pending".to_owned(),
+            email: Expr::new("email", "data.email").unwrap(),
+            consent: consent.map(|source| Expr::new("consent", source).unwrap()),
+            fields: Fields::new(DEFAULTS, None).unwrap(),
+            skip_merge_validation: true,
+        }
+    }
+
+    #[test]
+    fn a_member_is_put_where_the_digest_of_the_address_says() {
+        let request = trying::first(&mailchimp(None), EVENT);
+        assert_eq!(request.method, Method::PUT);
+        assert_eq!(
+            request.url.as_str(),
+            "https://us21.api.mailchimp.com/3.0/lists/a1b2/members/9e26471d35a78862c17e467d87cddedf?skip_merge_validation=true"
+        );
+        assert_eq!(
+            String::from_utf8(request.body).unwrap(),
+            r#"{"email_address":"Jane@Example.com","status_if_new":"pending","merge_fields":{"FNAME":"Jane","LNAME":"van Dyke"}}"#
+        );
+    }
+
+    #[test]
+    fn without_consent_or_address_nothing_is_said_at_all() {
+        for (consent, event) in [(Some("data.consent"), EVENT), (None, r#"{"id":"evt_1","event":"lead.created","data":{"name":"Jane"}}"#)] {
+            let connector = mailchimp(consent);
+            let body = trying::render(&connector, event);
+            assert!(!String::from_utf8_lossy(&body).contains("Jane"));
+            let verdict = trying::judged(&connector, event, &[]);
+            assert_eq!((verdict.class, verdict.status), (Class::Delivered, None));
+            assert!(verdict.reason.starts_with("nothing was sent: "), "{}", verdict.reason);
+        }
+    }
+
+    #[test]
+    fn every_answer_has_its_meaning() {
+        for (status, body, class, code) in [
+            (200, r#"{"id":"9e26","status":"pending"}"#, Class::Delivered, "delivered"),
+            (200, "<p>", Class::Temporary, "protocol_error"),
+            (400, r#"{"title":"Member In Compliance State","detail":"jane@example.com"}"#, Class::Rejected, "rejected_body"),
+            (400, r#"{"title":"Invalid Resource","detail":"jane@example.com looks fake or invalid"}"#, Class::Rejected, "rejected_body"),
+            (401, r#"{"title":"API Key Invalid"}"#, Class::Refused, "receiver_4xx"),
+            (403, r#"{"title":"User Disabled"}"#, Class::Refused, "receiver_4xx"),
+            (403, "", Class::Throttled, "throttled"),
+            (404, r#"{"title":"Resource Not Found"}"#, Class::Refused, "receiver_4xx"),
+            (429, r#"{"title":"Too Many Requests"}"#, Class::Throttled, "throttled"),
+            (500, "", Class::Temporary, "receiver_5xx"),
+        ] {
+            let verdict = trying::judged(&mailchimp(None), EVENT, &[reply(status, body)]);
+            assert_eq!((verdict.class, verdict.code), (class, code), "{status} {body}");
+            assert!(!verdict.reason.contains("jane"), "{}", verdict.reason);
+        }
     }
 }

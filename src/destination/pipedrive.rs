@@ -235,7 +235,9 @@ fn refine(verdict: &mut Verdict, response: &Response, said: &Value) {
             "HTTP 401: Pipedrive does not know the API token; copy it anew from the user's settings".clone_into(&mut verdict.reason);
         }
         429 => {
-            let reset = response.header("x-ratelimit-reset").and_then(|seconds| seconds.trim().parse().ok()).map(Duration::from_secs);
+            let seconds = response.header("x-ratelimit-reset").and_then(|seconds| seconds.trim().parse().ok());
+            // What is more than a day is a time, not a wait.
+            let reset = seconds.filter(|seconds| *seconds <= 86_400).map(Duration::from_secs);
             verdict.wait = verdict.wait.or(reset);
             "HTTP 429: too many requests, or the day's token budget of the company is used up".clone_into(&mut verdict.reason);
         }
@@ -243,5 +245,86 @@ fn refine(verdict: &mut Verdict, response: &Response, said: &Value) {
             verdict.reason = format!("HTTP {}: Pipedrive does not take this; see the answer", response.status);
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Judgement;
+    use super::super::crm::trying::{self, EVENT, reply};
+    use super::*;
+
+    fn pipedrive() -> Pipedrive {
+        Pipedrive {
+            url: Url::parse("https://x.pipedrive.com").unwrap(),
+            token: Hidden("t".to_owned()),
+            persons_path: "/api/v2/persons".to_owned(),
+            leads_path: "/api/v1/leads".to_owned(),
+            notes_path: "/api/v1/notes".to_owned(),
+            title: Template::new("title", TITLE).unwrap(),
+            note: Template::new("note", NOTE).unwrap(),
+            fields: Fields::new(&[], None).unwrap(),
+        }
+    }
+
+    fn steps(answers: &[Answer]) -> (Judgement, Vec<String>) {
+        let (judgement, asked) = trying::exchanged(&pipedrive(), &[EVENT], answers, &mut Memory::default());
+        let line = |r: &HttpRequest| {
+            let query = r.url.query().map(|query| format!("?{query}")).unwrap_or_default();
+            format!("{} {}{query} {}", r.method, r.url.path(), String::from_utf8_lossy(&r.body)).trim().to_owned()
+        };
+        (judgement, asked.iter().map(line).collect())
+    }
+
+    const NOBODY: &str = r#"{"success":true,"data":{"items":[]}}"#;
+    const NONE: &str = r#"{"success":true,"data":[]}"#;
+
+    #[test]
+    fn each_step_looks_before_it_creates() {
+        let (judgement, asked) = steps(&[
+            reply(200, NOBODY),
+            reply(201, r#"{"success":true,"data":{"id":7}}"#),
+            reply(200, NONE),
+            reply(201, r#"{"success":true,"data":{"id":"adf-1"}}"#),
+            reply(201, r#"{"success":true,"data":{"id":1}}"#),
+        ]);
+        assert!(matches!(judgement, Judgement::All(v) if v.class == Class::Delivered));
+        assert_eq!(
+            asked,
+            [
+                "GET /api/v2/persons/search?term=Jane%40Example.com&fields=email&exact_match=true&limit=1",
+                r#"POST /api/v2/persons {"name":"Jane van Dyke","emails":[{"value":"Jane@Example.com","primary":true,"label":"work"}],"phones":[{"value":"+43 1","primary":true,"label":"work"}]}"#,
+                "GET /api/v1/leads?person_id=7&limit=500&sort=add_time+DESC",
+                r#"POST /api/v1/leads {"title":"Jane van Dyke (booth) [JKMNPQRS]","person_id":7}"#,
+                r#"POST /api/v1/notes {"content":"Hello<br>Source: booth<br>Score: 88","lead_id":"adf-1"}"#,
+            ]
+        );
+        let (_, asked) = steps(&[
+            reply(200, r#"{"success":true,"data":{"items":[{"item":{"id":7}}]}}"#),
+            reply(200, r#"{"success":true,"data":[{"id":"adf-0","title":"Other"},{"id":"adf-1","title":"Renamed? [JKMNPQRS]"}]}"#),
+            reply(200, r#"{"success":true,"data":[{"id":1}]}"#),
+        ]);
+        assert_eq!(asked[2], "GET /api/v1/notes?lead_id=adf-1&limit=1");
+    }
+
+    #[test]
+    fn every_answer_has_its_meaning() {
+        for (status, body, class, code) in [
+            (200, r#"{"success":false}"#, Class::Temporary, "protocol_error"),
+            (200, "", Class::Temporary, "protocol_error"),
+            (400, r#"{"success":false,"error":"jane@example.com"}"#, Class::Rejected, "rejected_body"),
+            (401, r#"{"success":false,"error":"unauthorized access"}"#, Class::Refused, "receiver_4xx"),
+            (402, "", Class::Refused, "receiver_4xx"),
+            (403, r#"{"success":false,"code":"feature_capping_deals_limit"}"#, Class::Refused, "receiver_4xx"),
+            (429, "", Class::Throttled, "throttled"),
+            (500, "", Class::Temporary, "receiver_5xx"),
+        ] {
+            let verdict = trying::judged(&pipedrive(), EVENT, &[reply(status, body)]);
+            assert_eq!((verdict.class, verdict.code), (class, code), "{status} {body}");
+            assert!(!verdict.reason.contains("jane"), "{}", verdict.reason);
+        }
+        let headers = vec![("x-ratelimit-reset".to_owned(), "2".to_owned())];
+        let slow = Answer::Response(Response { status: 429, headers, ..Response::default() });
+        assert_eq!(trying::judged(&pipedrive(), EVENT, &[slow]).wait, Some(Duration::from_secs(2)));
     }
 }

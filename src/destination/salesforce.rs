@@ -241,3 +241,97 @@ fn error_code(response: &Response) -> String {
 fn is_expired(response: &Response) -> bool {
     response.status == 401 && error_code(response) == "INVALID_SESSION_ID"
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::crm::trying::{self, EVENT, reply};
+    use super::super::{Judgement, Memory};
+    use super::*;
+
+    const GRANT: &str = r#"{"access_token":"at-1","instance_url":"https://eu12.salesforce.com"}"#;
+
+    fn form() -> WebToLead {
+        WebToLead {
+            url: Url::parse("https://webto.salesforce.com/servlet/servlet.WebToLead?encoding=UTF-8").unwrap(),
+            oid: "00D1".to_owned(),
+            fields: Fields::new(FORM_DEFAULTS, None).unwrap(),
+        }
+    }
+
+    fn rest() -> Rest {
+        let form = vec![("grant_type", Hidden("client_credentials".to_owned()))];
+        let url = Url::parse("https://x.my.salesforce.com").unwrap();
+        Rest {
+            oauth: OAuth { url: under(&url, "services/oauth2/token", &[]), form, lifetime: Duration::from_secs(3600) },
+            url,
+            version: "v62.0".to_owned(),
+            object: "Lead".to_owned(),
+            external_id_field: "Id__c".to_owned(),
+            id_of: IdOf::Lead,
+            fields: Fields::new(REST_DEFAULTS, None).unwrap(),
+        }
+    }
+
+    #[test]
+    fn the_form_is_filled_as_a_browser_would() {
+        let request = trying::first(&form(), EVENT);
+        assert_eq!(request.url.as_str(), "https://webto.salesforce.com/servlet/servlet.WebToLead?encoding=UTF-8");
+        assert_eq!(
+            String::from_utf8(request.body).unwrap(),
+            "oid=00D1&first_name=Jane&last_name=van+Dyke&company=Jane+van+Dyke&email=Jane%40Example.com&phone=%2B43+1&lead_source=booth&description=Hello%0AScore%3A+88"
+        );
+    }
+
+    #[test]
+    fn only_the_header_tells_that_a_form_came_to_nothing() {
+        for (header, class) in [
+            (None, Class::Delivered),
+            (Some("true"), Class::Delivered),
+            (Some("true Exception:common.page.ServletException"), Class::Refused),
+            (Some("false"), Class::Refused),
+        ] {
+            let headers = header.map(|value| ("is-processed".to_owned(), value.to_owned())).into_iter().collect();
+            let answer = Answer::Response(Response { status: 200, headers, ..Response::default() });
+            assert_eq!(trying::judged(&form(), EVENT, &[answer]).class, class, "{header:?}");
+        }
+    }
+
+    #[test]
+    fn a_record_is_written_where_the_answer_with_the_token_says() {
+        let answers = [reply(200, GRANT), reply(201, r#"{"id":"00Q","success":true}"#)];
+        let (judgement, asked) = trying::exchanged(&rest(), &[EVENT], &answers, &mut Memory::default());
+        assert!(matches!(judgement, Judgement::All(v) if v.class == Class::Delivered));
+        assert_eq!(asked[1].method, Method::PATCH);
+        assert_eq!(
+            asked[1].url.as_str(),
+            "https://eu12.salesforce.com/services/data/v62.0/sobjects/Lead/Id__c/lead_0123456789ABCDEFGHJKMNPQRS"
+        );
+        let plain = [reply(200, &GRANT.replace("https", "http")), reply(204, "")];
+        let (_, asked) = trying::exchanged(&rest(), &[EVENT], &plain, &mut Memory::default());
+        assert_eq!(asked[1].url.host_str(), Some("x.my.salesforce.com"), "a token never goes where all can read it");
+    }
+
+    #[test]
+    fn every_answer_has_its_meaning() {
+        let error = |code: &str| format!(r#"[{{"errorCode":"{code}","message":"jane@example.com"}}]"#);
+        for (status, errors, class, code) in [
+            (200, "", Class::Delivered, "delivered"),
+            (204, "", Class::Delivered, "delivered"),
+            (300, "", Class::Rejected, "rejected_body"),
+            (400, "REQUIRED_FIELD_MISSING", Class::Rejected, "rejected_body"),
+            (400, "FIELD_CUSTOM_VALIDATION_EXCEPTION", Class::Rejected, "rejected_body"),
+            (400, "CANNOT_UPDATE_CONVERTED_LEAD", Class::Rejected, "rejected_body"),
+            (400, "INVALID_FIELD", Class::Refused, "receiver_4xx"),
+            (400, "UNABLE_TO_LOCK_ROW", Class::Temporary, "receiver_5xx"),
+            (401, "INVALID_SESSION_ID", Class::Refused, "receiver_4xx"),
+            (403, "REQUEST_LIMIT_EXCEEDED", Class::Throttled, "throttled"),
+            (403, "INSUFFICIENT_ACCESS", Class::Refused, "receiver_4xx"),
+            (404, "NOT_FOUND", Class::Refused, "receiver_4xx"),
+            (503, "SERVER_UNAVAILABLE", Class::Temporary, "receiver_5xx"),
+        ] {
+            let verdict = trying::judged(&rest(), EVENT, &[reply(200, GRANT), reply(status, &error(errors))]);
+            assert_eq!((verdict.class, verdict.code), (class, code), "{status} {errors}");
+            assert!(!verdict.reason.contains("jane"), "{}", verdict.reason);
+        }
+    }
+}

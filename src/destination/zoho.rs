@@ -187,3 +187,97 @@ fn refine(verdict: &mut Verdict, response: &Response, said: &Value) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::crm::trying::{self, EVENT, reply};
+    use super::super::{Judgement, Memory};
+    use super::*;
+
+    const GRANT: &str = r#"{"access_token":"at-1","expires_in":3600}"#;
+
+    fn zoho() -> Zoho {
+        let form = vec![("grant_type", Hidden("refresh_token".to_owned())), ("refresh_token", Hidden("r&1".to_owned()))];
+        Zoho {
+            url: Url::parse("https://www.zohoapis.eu").unwrap(),
+            path: "crm/v8/Leads/upsert".to_owned(),
+            oauth: OAuth { url: Url::parse("https://accounts.zoho.eu/oauth/v2/token").unwrap(), form, lifetime: Duration::from_secs(60) },
+            fields: Fields::new(DEFAULTS, None).unwrap(),
+            duplicate_check_fields: vec!["Email".to_owned()],
+            trigger: Some(vec![]),
+        }
+    }
+
+    #[test]
+    fn a_token_is_asked_for_and_then_the_leads_are_sent() {
+        let mut memory = Memory::default();
+        let answers = [reply(200, GRANT), reply(200, r#"{"data":[{"code":"SUCCESS"}]}"#)];
+        let (judgement, asked) = trying::exchanged(&zoho(), &[EVENT], &answers, &mut memory);
+        assert!(matches!(judgement, Judgement::All(v) if v.class == Class::Delivered));
+        assert_eq!((asked[0].url.as_str(), asked[0].confidential), ("https://accounts.zoho.eu/oauth/v2/token", true));
+        assert_eq!(asked[0].body, b"grant_type=refresh_token&refresh_token=r%261");
+        assert_eq!(asked[1].url.as_str(), "https://www.zohoapis.eu/crm/v8/Leads/upsert");
+        assert_eq!(asked[1].hidden[0].1.0, "Zoho-oauthtoken at-1");
+        assert_eq!(
+            String::from_utf8(asked[1].body.clone()).unwrap(),
+            r#"{"data":[{"First_Name":"Jane","Last_Name":"van Dyke","Email":"Jane@Example.com","Phone":"+43 1","Lead_Source":"booth","Description":"Hello\nScore: 88"}],"duplicate_check_fields":["Email"],"trigger":[]}"#
+        );
+        // The next exchange needs none, and one that is no longer taken is renewed once.
+        let ended = reply(401, r#"{"code":"INVALID_TOKEN"}"#);
+        let again = reply(200, &GRANT.replace("at-1", "at-2"));
+        let done = reply(201, r#"{"data":[{"code":"SUCCESS"}]}"#);
+        let (judgement, asked) = trying::exchanged(&zoho(), &[EVENT], &[ended.clone(), again.clone(), done], &mut memory);
+        assert!(matches!(judgement, Judgement::All(v) if v.class == Class::Delivered));
+        assert_eq!(asked[2].hidden[0].1.0, "Zoho-oauthtoken at-2");
+        let (judgement, _) = trying::exchanged(&zoho(), &[EVENT], &[ended.clone(), again, ended], &mut memory);
+        assert!(matches!(judgement, Judgement::All(v) if v.class == Class::Refused));
+    }
+
+    #[test]
+    fn every_answer_has_its_meaning() {
+        for (status, body, class, code) in [
+            (200, r#"{"data":[{"code":"SUCCESS"}]}"#, Class::Delivered, "delivered"),
+            (200, "", Class::Temporary, "protocol_error"),
+            (200, r#"{"data":[]}"#, Class::Temporary, "protocol_error"),
+            (207, r#"{"data":[{"code":"INVALID_DATA","details":{"api_name":"Email"}}]}"#, Class::Rejected, "rejected_body"),
+            (400, r#"{"data":[{"code":"MANDATORY_NOT_FOUND"}]}"#, Class::Rejected, "rejected_body"),
+            (200, r#"{"data":[{"code":"RECORD_LOCKED"}]}"#, Class::Temporary, "receiver_5xx"),
+            (400, r#"{"code":"INVALID_DATA"}"#, Class::Rejected, "rejected_body"),
+            (400, r#"{"code":"INVALID_MODULE"}"#, Class::Refused, "receiver_4xx"),
+            (401, r#"{"code":"OAUTH_SCOPE_MISMATCH"}"#, Class::Refused, "receiver_4xx"),
+            (403, r#"{"code":"NO_PERMISSION"}"#, Class::Refused, "receiver_4xx"),
+            (404, r#"{"code":"INVALID_URL_PATTERN"}"#, Class::Refused, "receiver_4xx"),
+            (429, r#"{"code":"TOO_MANY_REQUESTS"}"#, Class::Throttled, "throttled"),
+            (500, r#"{"code":"INTERNAL_ERROR"}"#, Class::Temporary, "receiver_5xx"),
+        ] {
+            let verdict = trying::judged(&zoho(), EVENT, &[reply(200, GRANT), reply(status, body)]);
+            assert_eq!((verdict.class, verdict.code), (class, code), "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn an_answer_without_a_token_says_why_and_nothing_else() {
+        for (status, body, class) in [
+            (200, r#"{"error":"invalid_code"}"#, Class::Refused),
+            (400, r#"{"error":"invalid_client"}"#, Class::Refused),
+            (
+                400,
+                r#"{"error":"Access Denied","error_description":"You have made too many requests continuously. Please try again after some time."}"#,
+                Class::Throttled,
+            ),
+            (503, "", Class::Temporary),
+        ] {
+            let verdict = trying::judged(&zoho(), EVENT, &[reply(status, body)]);
+            assert_eq!((verdict.class, verdict.answer.as_str()), (class, ""), "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn each_record_is_judged_by_its_place() {
+        let bad = EVENT.replace("Jane@Example.com", "bad");
+        let answers = [reply(200, GRANT), reply(207, r#"{"data":[{"code":"SUCCESS"},{"code":"INVALID_DATA"}]}"#)];
+        let (judgement, _) = trying::exchanged(&zoho(), &[EVENT, &bad], &answers, &mut Memory::default());
+        let Judgement::Each(verdicts) = judgement else { panic!("{judgement:?}") };
+        assert_eq!(verdicts.iter().map(|v| v.class).collect::<Vec<_>>(), [Class::Delivered, Class::Rejected]);
+    }
+}
