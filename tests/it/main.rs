@@ -20,6 +20,7 @@ mod bounds;
 mod cli;
 mod clock;
 mod config;
+mod crm;
 mod cut;
 mod damage;
 mod faults;

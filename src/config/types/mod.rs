@@ -2,12 +2,18 @@
 //!
 //! A reader must note every fault and go on, so that all of them are reported together.
 
+mod hubspot;
+mod mailchimp;
+mod pipedrive;
+mod salesforce;
 mod webhook;
+mod zoho;
 
 use super::read::{At, Report, Table};
 use super::secrets;
 use crate::delivery::{Wire, is_local};
 use crate::destination::Connector;
+use crate::destination::crm::Fields;
 use crate::event::{Context, Draft, Kind};
 use crate::mapping::{Event, Expr, MappingError, Shape, Template};
 use crate::secret::Hidden;
@@ -41,7 +47,26 @@ pub struct Made {
 type Reader = fn(&mut Given<'_, '_, '_, '_>) -> Option<Made>;
 
 /// Every type there is, by the word for it.
-const TYPES: &[(&str, Reader)] = &[("webhook", webhook::read)];
+const TYPES: &[(&str, Reader)] = &[
+    ("webhook", webhook::read),
+    ("hubspot", hubspot::read),
+    ("salesforce", salesforce::read),
+    ("pipedrive", pipedrive::read),
+    ("zoho", zoho::read),
+    ("mailchimp", mailchimp::read),
+];
+
+/// Which events a destination takes when it does not say: a CRM has no use for a reply, and some can only create.
+pub fn default_events(table: &Table<'_, '_, '_>) -> &'static [&'static str] {
+    let value = |key| table.text(key).map(|text| text.value);
+    match value("type").as_deref() {
+        Some("hubspot" | "zoho") => &["lead.created", "lead.updated", "lead.status_changed"],
+        Some("salesforce") if value("mode").as_deref() == Some("rest") => &["lead.created", "lead.updated", "lead.status_changed"],
+        Some("salesforce" | "pipedrive") => &["lead.created"],
+        Some("mailchimp") => &["lead.created", "lead.updated"],
+        _ => &["lead.*"],
+    }
+}
 
 /// The type that a destination names, read. `None` when something is wrong with it, which has been said then.
 pub fn read(given: &mut Given<'_, '_, '_, '_>) -> Option<Made> {
@@ -148,6 +173,44 @@ impl Given<'_, '_, '_, '_> {
     /// A text with `{{ … }}` in it, with a default that is known to be right.
     pub fn template_or(&self, key: &'static str, default: &str) -> Option<Template> {
         if self.table.has(key) { self.template(key) } else { Template::new(key, default).ok() }
+    }
+
+    /// A text with a default.
+    pub fn text_or(&self, key: &'static str, default: &str) -> String {
+        self.table.name(key).map_or_else(|| default.to_owned(), |text| text.value)
+    }
+
+    /// One of several words, the first of which is the default.
+    pub fn choice<T: Copy>(&self, key: &'static str, words: &[(&str, T)]) -> Option<T> {
+        let (_, default) = words.first()?;
+        let Some(text) = self.table.name(key) else { return Some(*default) };
+        let found = words.iter().find(|(word, _)| *word == text.value).map(|(_, value)| *value);
+        if found.is_none() {
+            let (last, others) = words.split_last()?;
+            let others: Vec<&str> = others.iter().map(|(word, _)| *word).collect();
+            self.table.fault_at(&text, format!("must be {} or {}", others.join(", "), last.0));
+        }
+        found
+    }
+
+    /// `map` over the properties that a CRM gets anyway. These are known to be right.
+    pub fn fields(&self, defaults: &[(&str, &str)]) -> Option<Fields> {
+        let own = self.map("map");
+        Fields::new(defaults, own).ok()
+    }
+
+    /// A name that becomes a part of a path: letters, digits, `_`, `-` and `.`.
+    pub fn path_part(&self, key: &'static str, default: Option<&str>) -> Option<String> {
+        let text = match default {
+            Some(default) if !self.table.has(key) => return Some(default.to_owned()),
+            Some(_) => self.table.name(key)?,
+            None => self.table.required(key)?,
+        };
+        if text.value.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b)) && !text.value.starts_with('.') {
+            return Some(text.value);
+        }
+        self.table.fault_at(&text, "must have letters, digits, _, - and . only");
+        None
     }
 
     /// A table of expressions, in the order of the file; `None` when it is absent.
