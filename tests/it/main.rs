@@ -23,6 +23,8 @@ mod cut;
 mod damage;
 mod faults;
 mod hostile;
+#[cfg(feature = "email")]
+mod mail;
 mod model;
 mod outage;
 mod packaging;

@@ -139,10 +139,21 @@ fn class(reply: &Read<'_>) -> (Class, &'static str, String) {
     }
 }
 
-/// Limits are told in many ways: Gmail says 421 4.7.28 and 550 5.4.5 (<https://support.google.com/a/answer/3726730>), Exchange Online
-/// 4.3.2 or 5.1.90, Postfix 450 4.7.1 "too much mail".
+/// Limits are told in many ways; Gmail's are at <https://support.google.com/a/answer/3726730>. The enhanced codes are Gmail's 4.7.28 and
+/// 5.4.5 and Exchange Online's 5.1.90.
 fn slow_down(reply: &Read<'_>) -> bool {
-    let limit = ["rate limit", "sending limit", "daily limit", "throttl", "too many messages", "too many connections", "too much mail"];
+    let limit = [
+        "rate limit",
+        "sending limit",
+        "daily limit",
+        "throttl",
+        "relay limit",
+        "unusual rate",
+        "too quickly",
+        "too many messages",
+        "too many connections",
+        "too much mail",
+    ];
     let by_code = match reply.code {
         400..=499 => matches!(reply.enhanced(), Some((7, 28))),
         500..=599 => matches!(reply.enhanced(), Some((4, 5) | (1, 90))),
