@@ -1,13 +1,16 @@
-//! Mails over real SMTP: aiosmtpd takes them, and Python's email package reads them.
+//! Mails over real SMTP: aiosmtpd takes them, and Python's email package reads them; Debian's Exim takes them as well.
 
 use crate::support::http::Client;
-use crate::support::peers::{missing, peer_at};
+use crate::support::peers::{missing, peer, peer_at};
 use crate::support::{Daemon, Home, eventually};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, geteuid, kill_process_group};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -304,7 +307,7 @@ fn a_server_that_never_answers_is_waited_for_no_longer_than_was_said() {
         let told = String::from_utf8_lossy(&tried.stdout);
         assert!(told.contains("temporary: ") && told.contains(words), "{told}");
     }
-    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     home.configure(&destination(
         silent.local_addr().unwrap().port(),
         "security = \"none\"\nconnect_timeout_seconds = 1\ntimeout_seconds = 2\n",
@@ -461,4 +464,130 @@ fn twenty_leads_are_one_mail() {
         let name = |n: usize| if part["type"] == "text/html" { format!("Visitor &lt;{n}&gt;") } else { format!("Visitor <{n}>") };
         assert!((0..20).all(|n| text.contains(&name(n))), "{text}");
     }
+}
+
+/// Debian's Exim, which keeps what it takes in its queue and delivers nothing. Dropping it kills it with its children.
+struct Exim {
+    child: Child,
+}
+
+/// Takes mails of those who log in, ten over one connection.
+const EXIM: &str = r"
+primary_hostname = mail.test
+spool_directory = FOLDER/spool
+log_file_path = FOLDER/spool/%slog
+pid_file_path = FOLDER/spool/pid
+daemon_smtp_ports = PORT
+local_interfaces = 127.0.0.1
+keep_environment =
+queue_only = true
+tls_advertise_hosts = *
+tls_certificate = FOLDER/cert.pem
+tls_privatekey = FOLDER/key.pem
+auth_advertise_hosts = ${if eq{$tls_in_cipher}{}{}{*}}
+acl_smtp_rcpt = rcpt
+acl_smtp_data = data
+rfc1413_query_timeout = 0s
+smtp_accept_max_per_connection = 10
+host_lookup =
+begin acl
+rcpt:
+  accept authenticated = *
+  deny message = 5.7.1 relay not permitted
+data:
+  accept
+begin authenticators
+plain:
+  driver = plaintext
+  public_name = PLAIN
+  server_prompts = :
+  server_condition = ${if and{{eq{$auth2}{kiosk@example.com}}{eq{$auth3}{PASSWORD}}}}
+  server_set_id = $auth2
+";
+
+impl Exim {
+    #[track_caller]
+    fn start(program: &Path, folder: &Path, port: u16) -> Self {
+        let config = folder.join("exim.conf");
+        let text = EXIM.replace("FOLDER", &folder.display().to_string()).replace("PORT", &port.to_string()).replace("PASSWORD", PASSWORD);
+        std::fs::write(&config, text).unwrap();
+        let child = Command::new(program)
+            .args(["-bdf", "-C"])
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .expect("exim starts");
+        let exim = Self { child };
+        eventually("exim takes connections", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        exim
+    }
+}
+
+impl Drop for Exim {
+    fn drop(&mut self) {
+        let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+        let _ = self.child.wait();
+    }
+}
+
+/// A header of every mail in Exim's queue; the file that ends with -H is there once the mail is taken.
+fn queued(folder: &Path, name: &str) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(folder.join("spool/input")) else { return Vec::new() };
+    let files = entries.map(|entry| entry.unwrap().path()).filter(|file| file.to_string_lossy().ends_with("-H"));
+    files
+        .filter_map(|file| {
+            let text = std::fs::read_to_string(file).ok()?;
+            Some(text.lines().find_map(|line| line.split_once(&format!("{name}: ")))?.1.to_owned())
+        })
+        .collect()
+}
+
+#[test]
+fn debians_exim_takes_every_lead_of_those_who_log_in_though_it_is_killed() {
+    let how = "apt-get install exim4-daemon-light";
+    let Some(exim) = peer("exim4", how) else { return };
+    if !geteuid().is_root() {
+        return missing("the right to start exim4 as its own user", "run as root");
+    }
+    let id = Command::new("id").args(["-u", "Debian-exim"]).output().expect("id runs");
+    let Ok(user) = String::from_utf8_lossy(&id.stdout).trim().parse::<u32>() else { return missing("the user Debian-exim", how) };
+    let home = Home::new("");
+    let options = with_certificate(&home, &authority(), "starttls");
+    // Outside the home, which is its owner's alone.
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    std::fs::create_dir(at.join("spool")).unwrap();
+    for name in ["cert", "key"] {
+        std::fs::copy(options[name].as_str().unwrap(), at.join(format!("{name}.pem"))).unwrap();
+    }
+    for path in [at.to_owned(), at.join("spool"), at.join("cert.pem"), at.join("key.pem")] {
+        chown(path, Some(user), None).unwrap();
+    }
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let server = Exim::start(&exim, at, port);
+
+    home.configure(&format!("{}{}", trusting(&home), destination(port, "")));
+    let daemon = Daemon::start(&home);
+    let client = Client::new(daemon.address);
+    let mut sent: BTreeSet<String> =
+        (0..40).map(|n| client.lead(&json!({"name":format!("Besucherin Zoë {n}"),"message":".\n.."})).1).collect();
+    eventually("without a login the lane is blocked", || lane(&client).0 == "blocked");
+    assert!(lane(&client).1.contains("does not pass mails on to this recipient"), "{:?}", lane(&client));
+
+    home.configure(&format!("{}{}", trusting(&home), destination(port, &login(PASSWORD))));
+    daemon.signal(Signal::HUP);
+    eventually("some arrive", || queued(at, "X-LeadsBot-Event-Id").len() >= 15);
+    drop(server);
+    sent.extend((0..10).map(|n| client.lead(&json!({"name":format!("While it was away {n}")})).1));
+    let server = Exim::start(&exim, at, port);
+    eventually("all of them arrive", || queued(at, "X-LeadsBot-Event-Id").into_iter().collect::<BTreeSet<_>>() == sent);
+    eventually("all are done", || home.ok(&["queue", "list"]).contains("nothing is waiting"));
+    let ids = queued(at, "Message-ID");
+    assert!(ids.len() <= sent.len() + 1, "{} mails for {} leads", ids.len(), sent.len());
+    assert_eq!(ids.into_iter().collect::<BTreeSet<_>>().len(), sent.len());
+    assert!(!daemon.log().contains("421"), "the end of a connection is no trouble: {}", daemon.log());
+    drop(server);
 }
