@@ -5,6 +5,8 @@ pub mod dial;
 mod ear;
 mod lane;
 mod resolver;
+#[cfg(feature = "email")]
+mod smtp;
 mod transport;
 
 pub use lane::{Lane, Status, Step};
@@ -54,6 +56,34 @@ pub enum Wire {
         /// All of them go over TLS.
         tls: bool,
     },
+    /// SMTP.
+    Smtp(MailServer),
+}
+
+/// Who takes mails.
+#[derive(Debug, Clone)]
+pub struct MailServer {
+    /// Its name or address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// How it is kept from others.
+    pub security: MailSecurity,
+    /// User and password, if it wants them.
+    pub login: Option<(String, Hidden)>,
+    /// What the client calls itself; `None`: an address of loopback, as one that has no name.
+    pub helo: Option<String>,
+}
+
+/// How mails are kept from others on the way to the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MailSecurity {
+    /// TLS after STARTTLS, or nothing is sent: RFC 3207.
+    StartTls,
+    /// TLS from the first byte: RFC 8314.
+    Tls,
+    /// Not at all.
+    None,
 }
 
 /// What connections need beside the address.
@@ -69,6 +99,10 @@ pub struct Network {
 pub fn connect(link: &Link) -> Result<Arc<dyn Transport>, String> {
     match &link.wire {
         Wire::Http { tls } => Ok(Arc::new(Http::new(link, *tls)?)),
+        #[cfg(feature = "email")]
+        Wire::Smtp(server) => Ok(Arc::new(smtp::Smtp::new(link, server)?)),
+        #[cfg(not(feature = "email"))]
+        Wire::Smtp(_) => Err("this leadsbotd was built without email".to_owned()),
     }
 }
 

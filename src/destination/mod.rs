@@ -4,6 +4,8 @@
 //! nothing of either; a connector must never know how its requests travel.
 
 pub mod crm;
+#[cfg(feature = "email")]
+pub mod email;
 mod exchange;
 pub mod hubspot;
 mod judge;
@@ -199,6 +201,23 @@ pub struct Timeouts {
 pub enum Request {
     /// Over HTTP.
     Http(Box<HttpRequest>),
+    /// A mail over SMTP.
+    Mail(Box<MailRequest>),
+}
+
+/// A mail to hand over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MailRequest {
+    /// How the server is shown to people.
+    pub shown: String,
+    /// The envelope's sender.
+    pub from: String,
+    /// The envelope's recipients, never none.
+    pub to: Vec<String>,
+    /// The whole mail as it travels, but for the dots that SMTP doubles. ASCII, lines end with CRLF.
+    pub message: Vec<u8>,
+    /// While the server puts some of the recipients off, nobody gets it.
+    pub all_or_none: bool,
 }
 
 /// A request over HTTP.
@@ -294,8 +313,10 @@ pub struct Shown {
 impl Request {
     /// The request over HTTP, if it is one.
     pub fn http(&self) -> Option<&HttpRequest> {
-        let Request::Http(request) = self;
-        Some(request)
+        match self {
+            Request::Http(request) => Some(request),
+            Request::Mail(_) => None,
+        }
     }
 
     /// Whether what is said and answered is shown to nobody.
@@ -315,6 +336,12 @@ impl Request {
                     body: if request.confidential { b"(hidden)".to_vec() } else { request.body.clone() },
                 }
             }
+            Request::Mail(mail) => Shown {
+                verb: "MAIL".to_owned(),
+                place: mail.shown.clone(),
+                headers: vec![("MAIL FROM".to_owned(), mail.from.clone()), ("RCPT TO".to_owned(), mail.to.join(", "))],
+                body: mail.message.clone(),
+            },
         }
     }
 }
@@ -491,7 +518,7 @@ pub struct Verdict {
     pub class: Class,
     /// A stable word for the cause: `dns_error`, `connection_refused`, `receiver_5xx`, …
     pub code: &'static str,
-    /// HTTP status, when there was one.
+    /// HTTP status or SMTP reply code, when there was one.
     pub status: Option<u16>,
     /// How long the receiver asked to wait.
     pub wait: Option<Duration>,

@@ -26,6 +26,8 @@ mod damage;
 mod faults;
 mod golden;
 mod hostile;
+#[cfg(feature = "email")]
+mod mail;
 mod model;
 mod outage;
 mod packaging;

@@ -2,6 +2,8 @@
 //!
 //! A reader must note every fault and go on, so that all of them are reported together.
 
+#[cfg(feature = "email")]
+mod email;
 mod hubspot;
 mod mailchimp;
 mod pipedrive;
@@ -54,6 +56,10 @@ const TYPES: &[(&str, Reader)] = &[
     ("pipedrive", pipedrive::read),
     ("zoho", zoho::read),
     ("mailchimp", mailchimp::read),
+    #[cfg(feature = "email")]
+    ("email", email::read),
+    #[cfg(not(feature = "email"))]
+    ("email", left_out),
 ];
 
 /// Which events a destination takes when it does not say: a CRM has no use for a reply, and some can only create.
@@ -66,6 +72,14 @@ pub fn default_events(table: &Table<'_, '_, '_>) -> &'static [&'static str] {
         Some("mailchimp") => &["lead.created", "lead.updated"],
         _ => &["lead.*"],
     }
+}
+
+/// For a type that this program was built without.
+#[cfg(not(feature = "email"))]
+fn left_out(given: &mut Given<'_, '_, '_, '_>) -> Option<Made> {
+    given.table.fault_of("type", "is known, but this leadsbotd was built without it; take a build that has it");
+    given.table.take_all();
+    None
 }
 
 /// The type that a destination names, read. `None` when something is wrong with it, which has been said then.
@@ -213,6 +227,12 @@ impl Given<'_, '_, '_, '_> {
         None
     }
 
+    /// The same for a page: what is inserted is escaped for HTML.
+    pub fn html_template(&self, key: &'static str) -> Option<Template> {
+        let text = self.table.name(key)?;
+        self.samples.html_template(self.table.report(), key, &text)
+    }
+
     /// A table of expressions, in the order of the file; `None` when it is absent.
     pub fn map(&self, key: &'static str) -> Option<Shape> {
         let map = self.table.table_if_given(key)?;
@@ -309,6 +329,11 @@ impl Samples {
     /// The template, likewise.
     pub fn template(&self, report: &Report<'_>, name: &str, text: &At<String>) -> Option<Template> {
         self.tried(report, text, Template::new(name, &text.value), |template, event| template.render(event).map(drop))
+    }
+
+    /// The same, escaping for HTML what it inserts.
+    pub fn html_template(&self, report: &Report<'_>, name: &str, text: &At<String>) -> Option<Template> {
+        self.tried(report, text, Template::html(name, &text.value), |template, event| template.render(event).map(drop))
     }
 
     /// The expression, which calls itself `name` in later errors, if it can be compiled and holds on every sample.
