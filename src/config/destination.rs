@@ -20,7 +20,7 @@ struct Shared {
     network: Network,
 }
 
-pub fn destinations(root: &Table<'_, '_, '_>, warnings: &mut Vec<String>) -> Vec<Destination> {
+pub fn destinations(root: &Table<'_, '_, '_>, device: &str, warnings: &mut Vec<String>) -> Vec<Destination> {
     let shared = delivery(&root.table("delivery"));
     let mut names = BTreeSet::new();
     let mut out: Vec<Destination> = Vec::new();
@@ -34,7 +34,7 @@ pub fn destinations(root: &Table<'_, '_, '_>, warnings: &mut Vec<String>) -> Vec
                 table.fault_at(name, "another destination has the same name");
             }
         }
-        out.extend(destination(&table, name, &shared, warnings));
+        out.extend(destination(&table, name, device, &shared, warnings));
         table.finish();
     }
     out
@@ -94,12 +94,18 @@ fn in_order(table: &Table<'_, '_, '_>, (first, shorter): (&'static str, Duration
     }
 }
 
-fn destination(table: &Table<'_, '_, '_>, name: Option<At<String>>, shared: &Shared, warnings: &mut Vec<String>) -> Option<Destination> {
+fn destination(
+    table: &Table<'_, '_, '_>,
+    name: Option<At<String>>,
+    device: &str,
+    shared: &Shared,
+    warnings: &mut Vec<String>,
+) -> Option<Destination> {
     let allow_http = table.flag("allow_http", false);
     let events = events(table);
     let samples = Samples::new(&events);
     let when = table.name("when").and_then(|text| samples.compile(table.report(), "when", &text));
-    let made = types::read(&mut Given { table, samples: &samples, allow_http, warnings });
+    let made = types::read(&mut Given { table, samples: &samples, device, allow_http, warnings });
     let workers = usize::try_from(table.number("workers", 1..=16, 1)).unwrap_or(1);
     let timeouts = Timeouts {
         connect: Duration::from_secs(table.number("connect_timeout_seconds", 1..=300, shared.connect.as_secs())),

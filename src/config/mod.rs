@@ -227,7 +227,7 @@ fn read(report: &Report<'_>, root: &DeTable<'_>) -> Config {
         }
     });
     log.finish();
-    let destinations = destination::destinations(&root, &mut warnings);
+    let destinations = destination::destinations(&root, &device.id, &mut warnings);
     root.finish();
     Config { device, clock_trusted, capture, storage, destinations, log_level, warnings }
 }

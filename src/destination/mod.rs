@@ -3,8 +3,11 @@
 //! Each type of destination is one file with a [`Connector`]. The transports of `delivery` turn a [`Request`] into an [`Answer`] and know
 //! nothing of either; a connector must never know how its requests travel.
 
+pub mod broker;
 mod exchange;
 mod judge;
+pub mod mqtt;
+pub mod nats;
 pub mod webhook;
 
 pub use exchange::exchange;
@@ -192,6 +195,8 @@ pub struct Timeouts {
 pub enum Request {
     /// Over HTTP.
     Http(Box<HttpRequest>),
+    /// Messages to a broker.
+    Publish(Box<broker::Messages>),
 }
 
 /// A request over HTTP.
@@ -275,8 +280,10 @@ pub struct Shown {
 impl Request {
     /// The request over HTTP, if it is one.
     pub fn http(&self) -> Option<&HttpRequest> {
-        let Request::Http(request) = self;
-        Some(request)
+        match self {
+            Request::Http(request) => Some(request),
+            Request::Publish(_) => None,
+        }
     }
 
     /// What people are shown of it.
@@ -291,6 +298,7 @@ impl Request {
                     body: request.body.clone(),
                 }
             }
+            Request::Publish(messages) => messages.shown(),
         }
     }
 }

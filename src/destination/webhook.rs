@@ -36,6 +36,32 @@ pub enum Body {
     Map(Shape),
 }
 
+impl Body {
+    /// What it makes of an event; `None`: the event itself.
+    pub fn render(&self, event: &[u8]) -> Result<Option<Vec<u8>>, MappingError> {
+        let unreadable =
+            |e: serde_json::Error| MappingError { at: "event".to_owned(), message: format!("the stored event is no JSON: {e}") };
+        match self {
+            Body::Full => Ok(None),
+            Body::Leadsbot => {
+                let minimal: Minimal = serde_json::from_slice(event).map_err(unreadable)?;
+                serde_json::to_vec(&minimal).map(Some).map_err(unreadable)
+            }
+            Body::Map(shape) => {
+                let value: Value = shape.render(&Event::parse(event)?)?;
+                serde_json::to_vec(&value).map(Some).map_err(unreadable)
+            }
+        }
+    }
+
+    /// The type it has unless another one is configured.
+    pub fn content_type(&self) -> &'static str {
+        match self {
+            Body::Full | Body::Leadsbot | Body::Map(_) => "application/json",
+        }
+    }
+}
+
 impl Connector for Webhook {
     fn kind(&self) -> &'static str {
         "webhook"
@@ -50,20 +76,7 @@ impl Connector for Webhook {
     }
 
     fn render(&self, incoming: &Incoming<'_>) -> Result<Option<Vec<u8>>, MappingError> {
-        let event = incoming.bytes;
-        let unreadable =
-            |e: serde_json::Error| MappingError { at: "event".to_owned(), message: format!("the stored event is no JSON: {e}") };
-        match &self.body {
-            Body::Full => Ok(None),
-            Body::Leadsbot => {
-                let minimal: Minimal = serde_json::from_slice(event).map_err(unreadable)?;
-                serde_json::to_vec(&minimal).map(Some).map_err(unreadable)
-            }
-            Body::Map(shape) => {
-                let value: Value = shape.render(&Event::parse(event)?)?;
-                serde_json::to_vec(&value).map(Some).map_err(unreadable)
-            }
-        }
+        self.body.render(incoming.bytes)
     }
 
     fn next(&self, records: &[Record<'_>], said: &[Answer], moment: &Moment, _: &mut Memory) -> Result<Next, MappingError> {

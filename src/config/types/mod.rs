@@ -2,6 +2,9 @@
 //!
 //! A reader must note every fault and go on, so that all of them are reported together.
 
+mod broker;
+mod mqtt;
+mod nats;
 mod webhook;
 
 use super::read::{At, Report, Table};
@@ -21,6 +24,8 @@ pub struct Given<'g, 'r, 't, 'v> {
     pub table: &'g Table<'r, 't, 'v>,
     /// Events to try expressions on.
     pub samples: &'g Samples,
+    /// `device.id`
+    pub device: &'g str,
     /// `allow_http`
     pub allow_http: bool,
     /// What is not wrong but should be known.
@@ -38,7 +43,7 @@ pub struct Made {
 type Reader = fn(&mut Given<'_, '_, '_, '_>) -> Option<Made>;
 
 /// Every type there is, by the word for it.
-const TYPES: &[(&str, Reader)] = &[("webhook", webhook::read)];
+const TYPES: &[(&str, Reader)] = &[("webhook", webhook::read), ("mqtt", mqtt::read), ("nats", nats::read)];
 
 /// The type that a destination names, read. `None` when something is wrong with it, which has been said then.
 pub fn read(given: &mut Given<'_, '_, '_, '_>) -> Option<Made> {

@@ -21,7 +21,8 @@ pub fn read(given: &mut Given<'_, '_, '_, '_>) -> Option<Made> {
     Some(Made { connector: Box::new(Webhook { url, secrets, body, headers }), wire })
 }
 
-fn body(given: &Given<'_, '_, '_, '_>) -> Body {
+/// What a delivery says: shared by types that carry the event itself.
+pub fn body(given: &Given<'_, '_, '_, '_>) -> Body {
     let (table, samples) = (given.table, given.samples);
     let named = table.name("body");
     if table.has("map") {
