@@ -414,7 +414,12 @@ fn unspeakable(e: &MqttError) -> Broken {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Network, Wire};
     use super::*;
+    use crate::destination::Timeouts;
+    use crate::destination::broker::Messages;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
 
     #[test]
     fn a_packet_is_taken_when_it_is_whole_and_not_before() {
@@ -453,6 +458,122 @@ mod tests {
                 let _ = read(MqttVersion::V5, raw.first, raw.body);
             }
         }
+    }
+
+    /// The next packet that a client sends: its first byte and contents.
+    fn taken(socket: &mut TcpStream) -> (u8, Vec<u8>) {
+        let mut bytes = Vec::new();
+        loop {
+            if let Some(Raw { first, body, .. }) = packet(&bytes).unwrap() {
+                return (first, body.to_vec());
+            }
+            let mut one = [0];
+            socket.read_exact(&mut one).unwrap();
+            bytes.extend(one);
+        }
+    }
+
+    fn server(listener: &TcpListener, version: MqttVersion) -> Mqtt {
+        let timeouts = Timeouts { connect: Duration::from_secs(5), total: Duration::from_secs(20) };
+        let server = MqttServer {
+            host: "127.0.0.1".to_owned(),
+            port: listener.local_addr().unwrap().port(),
+            tls: false,
+            version,
+            client_id: "kiosk".to_owned(),
+            login: None,
+        };
+        let wire = Wire::Mqtt(Box::new(server.clone()));
+        Mqtt::new(&Link { wire, timeouts, network: Network::default(), allow_http: false }, &server).unwrap()
+    }
+
+    fn batch(events: &[&str]) -> Request {
+        let message = |id: &&str| Message {
+            address: "leads".to_owned(),
+            event_id: (*id).to_owned(),
+            body: id.as_bytes().to_vec(),
+            ..Message::default()
+        };
+        Request::Publish(Box::new(Messages { shown: String::new(), messages: events.iter().map(message).collect() }))
+    }
+
+    fn codes(answer: Answer) -> Vec<String> {
+        match answer {
+            Answer::Replies(replies) => replies.into_iter().map(|reply| reply.code).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Number and event of a PUBLISH.
+    fn numbered(body: &[u8]) -> (u16, String) {
+        (u16::from_be_bytes([body[7], body[8]]), String::from_utf8(body[9..].to_vec()).unwrap())
+    }
+
+    #[test]
+    fn what_was_on_its_way_when_the_connection_broke_goes_again_under_its_number() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mqtt = server(&listener, MqttVersion::V4);
+        let broker = std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            taken(&mut socket);
+            socket.write_all(&[0x20, 2, 0, 0]).unwrap();
+            let first: Vec<(u8, Vec<u8>)> = (0..3).map(|_| taken(&mut socket)).collect();
+            let [high, low] = numbered(&first[1].1).0.to_be_bytes();
+            socket.write_all(&[0x40, 2, high, low]).unwrap();
+            drop(socket);
+            let (mut socket, _) = listener.accept().unwrap();
+            taken(&mut socket);
+            // It kept the session.
+            socket.write_all(&[0x20, 2, 1, 0]).unwrap();
+            let second: Vec<(u8, Vec<u8>)> = (0..3).map(|_| taken(&mut socket)).collect();
+            for (_, body) in second.iter().rev() {
+                let [high, low] = numbered(body).0.to_be_bytes();
+                socket.write_all(&[0x40, 2, high, low]).unwrap();
+            }
+            (first, second)
+        });
+        assert_eq!(codes(mqtt.send(&batch(&["a", "b", "c"]))), [LOST, "PUBACK 0x00", LOST]);
+        assert_eq!(codes(mqtt.send(&batch(&["a", "c", "d"]))), ["PUBACK 0x00"; 3]);
+        let (first, second) = broker.join().unwrap();
+        let of = |packets: &[(u8, Vec<u8>)], event: &str| {
+            packets.iter().map(|(head, body)| (*head, numbered(body))).find(|(_, (_, e))| e == event).unwrap()
+        };
+        for event in ["a", "c"] {
+            let ((before, (number, _)), (after, (again, _))) = (of(&first, event), of(&second, event));
+            assert_eq!((before, after, again), (0x32, 0x3a, number), "{event} comes as a duplicate under its number");
+        }
+        let (head, (number, _)) = of(&second, "d");
+        assert!(head == 0x32 && second.iter().filter(|(_, body)| numbered(body).0 == number).count() == 1, "a number of its own");
+        assert!(mqtt.state.lock().unwrap().unsettled.is_empty());
+    }
+
+    #[test]
+    fn no_more_is_under_way_than_the_broker_takes_and_nothing_larger() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mqtt = server(&listener, MqttVersion::V5);
+        let broker = std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            taken(&mut socket);
+            // Receive Maximum 2, Maximum Packet Size 40.
+            socket.write_all(&[0x20, 11, 0, 0, 8, 0x21, 0, 2, 0x27, 0, 0, 0, 40]).unwrap();
+            for _ in 0..2 {
+                let pair = [taken(&mut socket), taken(&mut socket)];
+                socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+                assert!(socket.read(&mut [0]).is_err(), "a third before one was acknowledged");
+                socket.set_read_timeout(None).unwrap();
+                for (_, body) in pair {
+                    socket.write_all(&[0x40, 3, body[7], body[8], 0x97]).unwrap();
+                }
+            }
+            // A goodbye: the broker is shutting down.
+            taken(&mut socket);
+            socket.write_all(&[0xe0, 1, 0x8b]).unwrap();
+        });
+        let large = "x".repeat(60);
+        let quota = "PUBACK 0x97";
+        assert_eq!(codes(mqtt.send(&batch(&["a", "b", &large, "c", "d"]))), [quota, quota, "PACKET 0x95", quota, quota]);
+        assert_eq!(codes(mqtt.send(&batch(&["e"]))), ["DISCONNECT 0x8b"]);
+        broker.join().unwrap();
     }
 
     #[test]

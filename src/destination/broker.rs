@@ -1,6 +1,6 @@
 //! What the types for message brokers have in common: a message, its address, and answers to several of them. Pure.
 
-use super::{Answer, Failure, Judgement, Moment, Record, Reply, Shown, Verdict, failure};
+use super::{Answer, Class, Failure, Judgement, Moment, Record, Reply, Shown, Verdict, failure};
 use crate::mapping::{Event, MappingError, Template};
 
 /// Messages in one exchange: all are sent, then all are waited for.
@@ -74,7 +74,15 @@ pub fn judged(count: usize, answer: &Answer, moment: &Moment, protocol: &str, on
             verdict.reason = format!("what answers at this address does not speak {protocol} ({detail})");
             Judgement::All(verdict)
         }
-        Answer::Failure { kind, detail } => Judgement::All(failure(*kind, detail, moment.clock_trusted)),
+        Answer::Failure { kind, detail } => {
+            let mut verdict = failure(*kind, detail, moment.clock_trusted);
+            // rustls's name for bytes that are no TLS at all.
+            if verdict.class == Class::Refused && detail.contains("InvalidContentType") {
+                "what answers at this address does not speak TLS; compare the beginning of url, and its port"
+                    .clone_into(&mut verdict.reason);
+            }
+            Judgement::All(verdict)
+        }
         Answer::Replies(replies) => match replies.as_slice() {
             [reply] => Judgement::All(one(reply)),
             several if several.len() == count => Judgement::Each(several.iter().map(one).collect()),
