@@ -24,7 +24,12 @@ struct Shared {
     own: Vec<SocketAddr>,
 }
 
-pub fn destinations(root: &Table<'_, '_, '_>, listen: &[SocketAddr], warnings: &mut Vec<String>) -> (Vec<Destination>, alarm::Options) {
+pub fn destinations(
+    root: &Table<'_, '_, '_>,
+    device: &str,
+    listen: &[SocketAddr],
+    warnings: &mut Vec<String>,
+) -> (Vec<Destination>, alarm::Options) {
     // A port that is chosen at the start is nobody's yet.
     let own = listen.iter().copied().filter(|address| address.port() != 0).collect();
     let shared = delivery(&root.table("delivery"), own);
@@ -40,7 +45,7 @@ pub fn destinations(root: &Table<'_, '_, '_>, listen: &[SocketAddr], warnings: &
                 table.fault_at(name, "another destination has the same name");
             }
         }
-        out.extend(destination(&table, name, &shared, warnings));
+        out.extend(destination(&table, name, device, &shared, warnings));
         table.finish();
     }
     (out, shared.alarms)
@@ -107,13 +112,19 @@ fn in_order(table: &Table<'_, '_, '_>, (first, shorter): (&'static str, Duration
     }
 }
 
-fn destination(table: &Table<'_, '_, '_>, name: Option<At<String>>, shared: &Shared, warnings: &mut Vec<String>) -> Option<Destination> {
+fn destination(
+    table: &Table<'_, '_, '_>,
+    name: Option<At<String>>,
+    device: &str,
+    shared: &Shared,
+    warnings: &mut Vec<String>,
+) -> Option<Destination> {
     let allow_http = table.flag("allow_http", false);
     let events = events(table);
     let samples = Samples::new(&events);
     let when = table.name("when").and_then(|text| samples.compile(table.report(), "when", &text));
     let deny_private = table.flag("deny_private", false);
-    let made = types::read(&mut Given { table, samples: &samples, allow_http, own: &shared.own, warnings });
+    let made = types::read(&mut Given { table, samples: &samples, device, allow_http, own: &shared.own, warnings });
     let workers = usize::try_from(table.number("workers", 1..=16, 1)).unwrap_or(1);
     let timeouts = Timeouts {
         connect: Duration::from_secs(table.number("connect_timeout_seconds", 1..=300, shared.connect.as_secs())),

@@ -230,7 +230,7 @@ fn read(report: &Report<'_>, root: &DeTable<'_>) -> Config {
         }
     });
     log.finish();
-    let (destinations, mut alarms) = destination::destinations(&root, &capture.listen, &mut warnings);
+    let (destinations, mut alarms) = destination::destinations(&root, &device.id, &capture.listen, &mut warnings);
     alarms.heartbeat = heartbeat;
     root.finish();
     Config { device, clock_trusted, capture, storage, destinations, alarms, log_level, warnings }

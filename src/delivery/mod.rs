@@ -4,6 +4,12 @@ mod ahead;
 pub mod dial;
 mod ear;
 mod lane;
+#[cfg(any(feature = "mqtt", feature = "nats"))]
+mod line;
+#[cfg(feature = "mqtt")]
+mod mqtt;
+#[cfg(feature = "nats")]
+pub mod nats;
 mod resolver;
 #[cfg(feature = "email")]
 mod smtp;
@@ -58,6 +64,10 @@ pub enum Wire {
     },
     /// SMTP.
     Smtp(MailServer),
+    /// MQTT.
+    Mqtt(Box<MqttServer>),
+    /// NATS.
+    Nats(Box<NatsServer>),
 }
 
 /// Who takes mails.
@@ -86,6 +96,58 @@ pub enum MailSecurity {
     None,
 }
 
+/// A broker that speaks MQTT, and who is there for it.
+#[derive(Debug, Clone)]
+pub struct MqttServer {
+    /// Its name or address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Everything goes over TLS.
+    pub tls: bool,
+    /// What is spoken.
+    pub version: MqttVersion,
+    /// Who is there. A broker has one connection for each.
+    pub client_id: String,
+    /// User, and password if there is one.
+    pub login: Option<(String, Option<Hidden>)>,
+}
+
+/// A version of MQTT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MqttVersion {
+    /// 3.1.1, which calls itself 4: <https://docs.oasis-open.org/mqtt/mqtt/v3.1.1/mqtt-v3.1.1.html>.
+    V4,
+    /// 5: <https://docs.oasis-open.org/mqtt/mqtt/v5.0/mqtt-v5.0.html>.
+    V5,
+}
+
+/// A NATS server, and who is there for it.
+#[derive(Debug, Clone)]
+pub struct NatsServer {
+    /// Its name or address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Nothing is said before there is TLS; else the server decides.
+    pub tls: bool,
+    /// Who is there.
+    pub login: NatsLogin,
+}
+
+/// The ways to tell a NATS server who is there.
+#[derive(Debug, Clone)]
+pub enum NatsLogin {
+    /// Not at all.
+    Nobody,
+    /// User and password.
+    Password(String, Hidden),
+    /// A token.
+    Token(Hidden),
+    /// An nkey's seed; with the token (JWT) of a credentials file, if it came with one.
+    Nkey(Hidden, Option<Hidden>),
+}
+
 /// What connections need beside the address.
 #[derive(Debug, Clone, Default)]
 pub struct Network {
@@ -103,6 +165,14 @@ pub fn connect(link: &Link) -> Result<Arc<dyn Transport>, String> {
         Wire::Smtp(server) => Ok(Arc::new(smtp::Smtp::new(link, server)?)),
         #[cfg(not(feature = "email"))]
         Wire::Smtp(_) => Err("this leadsbotd was built without email".to_owned()),
+        #[cfg(feature = "mqtt")]
+        Wire::Mqtt(server) => Ok(Arc::new(mqtt::Mqtt::new(link, server)?)),
+        #[cfg(not(feature = "mqtt"))]
+        Wire::Mqtt(_) => Err("this leadsbotd was built without mqtt".to_owned()),
+        #[cfg(feature = "nats")]
+        Wire::Nats(server) => Ok(Arc::new(nats::Nats::new(link, server)?)),
+        #[cfg(not(feature = "nats"))]
+        Wire::Nats(_) => Err("this leadsbotd was built without nats".to_owned()),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Each type of destination is one file with a [`Connector`]. The transports of `delivery` turn a [`Request`] into an [`Answer`] and know
 //! nothing of either; a connector must never know how its requests travel.
 
+pub mod broker;
 pub mod crm;
 #[cfg(feature = "email")]
 pub mod email;
@@ -10,6 +11,8 @@ mod exchange;
 pub mod hubspot;
 mod judge;
 pub mod mailchimp;
+pub mod mqtt;
+pub mod nats;
 pub mod oauth;
 pub mod pipedrive;
 pub mod salesforce;
@@ -203,6 +206,8 @@ pub enum Request {
     Http(Box<HttpRequest>),
     /// A mail over SMTP.
     Mail(Box<MailRequest>),
+    /// Messages to a broker.
+    Publish(Box<broker::Messages>),
 }
 
 /// A mail to hand over.
@@ -315,7 +320,7 @@ impl Request {
     pub fn http(&self) -> Option<&HttpRequest> {
         match self {
             Request::Http(request) => Some(request),
-            Request::Mail(_) => None,
+            Request::Mail(_) | Request::Publish(_) => None,
         }
     }
 
@@ -342,6 +347,7 @@ impl Request {
                 headers: vec![("MAIL FROM".to_owned(), mail.from.clone()), ("RCPT TO".to_owned(), mail.to.join(", "))],
                 body: mail.message.clone(),
             },
+            Request::Publish(messages) => messages.shown(),
         }
     }
 }

@@ -115,8 +115,23 @@ impl Template {
         Self::named(at, format!("{at}{HTML}"), source)
     }
 
-    fn named(at: &str, name: String, source: &str) -> Result<Self, MappingError> {
+    /// The same for an address of several parts, as a broker's topics are. A value that is inserted stays within its part: each character
+    /// for which `parts` holds, and each control character, becomes `_`, and so does a value that is empty or missing.
+    pub fn address(at: &str, source: &str, parts: fn(char) -> bool) -> Result<Self, MappingError> {
         let mut env = LANGUAGE.clone();
+        env.set_formatter(move |out, _, value| {
+            let text = if value.is_undefined() || value.is_none() { String::new() } else { value.to_string() };
+            let kept: String = text.chars().map(|c| if c.is_control() || parts(c) { '_' } else { c }).collect();
+            out.write_str(if kept.is_empty() { "_" } else { &kept }).map_err(minijinja::Error::from)
+        });
+        Self::within(env, at, at.to_owned(), source)
+    }
+
+    fn named(at: &str, name: String, source: &str) -> Result<Self, MappingError> {
+        Self::within(LANGUAGE.clone(), at, name, source)
+    }
+
+    fn within(mut env: Environment<'static>, at: &str, name: String, source: &str) -> Result<Self, MappingError> {
         env.add_template_owned(name.clone(), source.to_owned()).map_err(|e| template_error(at, &e))?;
         Ok(Self { at: at.to_owned(), name, env })
     }
@@ -238,6 +253,18 @@ mod tests {
         assert!(e.to_string().contains("unknown filter"), "{e}");
         let e = value("data.name + 1").unwrap_err();
         assert!(!e.to_string().contains("Jane"), "{e}");
+    }
+
+    #[test]
+    fn what_an_address_inserts_stays_within_its_part() {
+        let event = Event::parse(br#"{"event":"lead.created","data":{"name":"a/b+c#\n","email":"","score":5}}"#).unwrap();
+        let address = |source: &str| {
+            let parts = |c| matches!(c, '/' | '+' | '#');
+            Template::address("topic", source, parts).unwrap().render(&event).unwrap()
+        };
+        assert_eq!(address("leads/{{ data.name }}/{{ event }}"), "leads/a_b_c__/lead.created");
+        assert_eq!(address("x/{{ data.email }}/{{ data.phone }}/{{ data.score }}"), "x/_/_/5");
+        assert_eq!(address("{{ data.name | safe }}"), "a_b_c__");
     }
 
     #[test]

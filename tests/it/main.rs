@@ -17,6 +17,7 @@ mod alarms;
 mod backup;
 mod bad_http;
 mod bounds;
+mod brokers;
 mod cli;
 mod clock;
 mod config;

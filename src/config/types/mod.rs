@@ -2,10 +2,13 @@
 //!
 //! A reader must note every fault and go on, so that all of them are reported together.
 
+mod broker;
 #[cfg(feature = "email")]
 mod email;
 mod hubspot;
 mod mailchimp;
+mod mqtt;
+mod nats;
 mod pipedrive;
 mod salesforce;
 mod webhook;
@@ -30,6 +33,8 @@ pub struct Given<'g, 'r, 't, 'v> {
     pub table: &'g Table<'r, 't, 'v>,
     /// Events to try expressions on.
     pub samples: &'g Samples,
+    /// `device.id`
+    pub device: &'g str,
     /// `allow_http`
     pub allow_http: bool,
     /// Where the daemon listens.
@@ -56,6 +61,8 @@ const TYPES: &[(&str, Reader)] = &[
     ("pipedrive", pipedrive::read),
     ("zoho", zoho::read),
     ("mailchimp", mailchimp::read),
+    ("mqtt", mqtt::read),
+    ("nats", nats::read),
     #[cfg(feature = "email")]
     ("email", email::read),
     #[cfg(not(feature = "email"))]

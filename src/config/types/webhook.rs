@@ -23,7 +23,7 @@ pub fn read(given: &mut Given<'_, '_, '_, '_>) -> Option<Made> {
     let method = method(given.table);
     let address = address(given);
     let secrets = if given.table.flag("sign", true) { secrets::several(given.table, given.warnings) } else { unsigned(given.table) };
-    let body = body(given);
+    let body = formatted(given.table, body(given));
     let content_type = content_type(given.table, &body);
     let Headers { mut fixed, made } = headers(given);
     fixed.extend(authorization(given, &fixed));
@@ -77,25 +77,15 @@ fn unsigned(table: &Table<'_, '_, '_>) -> Vec<Secret> {
     Vec::new()
 }
 
-fn body(given: &Given<'_, '_, '_, '_>) -> Body {
+/// What a delivery says: shared by types that carry the event itself.
+pub fn body(given: &Given<'_, '_, '_, '_>) -> Body {
     let table = given.table;
     let ways: Vec<&str> = ["body", "map", "template"].into_iter().filter(|k| table.has(k)).collect();
     if let [first, second, ..] = ways.as_slice() {
         table.fault_of(first, format!("is given beside {second}; give one of them"));
     }
-    let as_form = table.name("format").is_some_and(|format| match format.value.as_str() {
-        "json" => false,
-        "form" => true,
-        _ => {
-            table.fault_at(&format, "must be json or form");
-            false
-        }
-    });
-    if as_form && !table.has("map") {
-        table.fault_of("format", "needs a map, whose keys are the form's fields");
-    }
     if let Some(map) = given.map("map") {
-        return if as_form { Body::Form(map) } else { Body::Map(map) };
+        return Body::Map(map);
     }
     if let Some(template) = given.template("template") {
         return Body::Text(template);
@@ -106,6 +96,23 @@ fn body(given: &Given<'_, '_, '_, '_>) -> Body {
         Some(_) => {
             table.fault_of("body", "must be full or leadsbot");
             Body::Full
+        }
+    }
+}
+
+/// A map may travel as a form instead of as JSON.
+fn formatted(table: &Table<'_, '_, '_>, body: Body) -> Body {
+    let Some(format) = table.name("format") else { return body };
+    match (format.value.as_str(), body) {
+        ("json", body) => body,
+        ("form", Body::Map(map)) => Body::Form(map),
+        ("form", body) => {
+            table.fault_at(&format, "needs a map, whose keys are the form's fields");
+            body
+        }
+        (_, body) => {
+            table.fault_at(&format, "must be json or form");
+            body
         }
     }
 }
