@@ -4,6 +4,8 @@ mod ahead;
 pub mod dial;
 mod ear;
 mod lane;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod resolver;
 mod transport;
 
@@ -41,6 +43,25 @@ pub enum Wire {
         /// All of them go over TLS.
         tls: bool,
     },
+    /// PostgreSQL.
+    Postgres(PostgresWire),
+}
+
+/// What a connection to PostgreSQL needs.
+#[derive(Debug, Clone)]
+pub struct PostgresWire {
+    /// A name or an address.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// Who we are there.
+    pub user: String,
+    /// How we show it.
+    pub password: Hidden,
+    /// The database's name.
+    pub database: String,
+    /// Over TLS, with a certificate that holds.
+    pub tls: bool,
 }
 
 /// What connections need beside the address.
@@ -56,6 +77,10 @@ pub struct Network {
 pub fn connect(link: &Link) -> Result<Arc<dyn Transport>, String> {
     match &link.wire {
         Wire::Http { tls } => Ok(Arc::new(Http::new(link, *tls)?)),
+        #[cfg(feature = "postgres")]
+        Wire::Postgres(wire) => postgres::transport(link, wire),
+        #[cfg(not(feature = "postgres"))]
+        Wire::Postgres(_) => Err("this leadsbotd was built without the feature postgres".to_owned()),
     }
 }
 

@@ -115,7 +115,9 @@ pub fn certificates(pem: &[u8]) -> Result<Vec<Certificate<'static>>, String> {
 
 impl Transport for Http {
     fn send(&self, request: &Request) -> Answer {
-        let Request::Http(request) = request;
+        let Some(request) = request.http() else {
+            return Answer::Failure { kind: Failure::Protocol, detail: "this destination is spoken to over HTTP".to_owned() };
+        };
         match self.exchange(request) {
             Ok(response) => Answer::Response(response),
             Err(e) => {

@@ -3,8 +3,12 @@
 //! Each type of destination is one file with a [`Connector`]. The transports of `delivery` turn a [`Request`] into an [`Answer`] and know
 //! nothing of either; a connector must never know how its requests travel.
 
+pub mod clickhouse;
 mod exchange;
 mod judge;
+pub mod postgres;
+pub mod row;
+pub mod s3;
 pub mod webhook;
 
 pub use exchange::exchange;
@@ -192,6 +196,21 @@ pub struct Timeouts {
 pub enum Request {
     /// Over HTTP.
     Http(Box<HttpRequest>),
+    /// Rows for a table of a database.
+    Insert(Box<Insert>),
+}
+
+/// Rows for a table of an SQL database, all or none of them. Answered by one [`Reply`] with the SQLSTATE.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Insert {
+    /// Where the database is: host and port.
+    pub place: String,
+    /// The statement, with a parameter for every value.
+    pub statement: String,
+    /// What makes the table, if it may be made.
+    pub create: Option<String>,
+    /// The values, row by row, in the order of the parameters.
+    pub rows: Vec<Vec<serde_json::Value>>,
 }
 
 /// A request over HTTP.
@@ -275,8 +294,10 @@ pub struct Shown {
 impl Request {
     /// The request over HTTP, if it is one.
     pub fn http(&self) -> Option<&HttpRequest> {
-        let Request::Http(request) = self;
-        Some(request)
+        match self {
+            Request::Http(request) => Some(request),
+            Request::Insert(_) => None,
+        }
     }
 
     /// What people are shown of it.
@@ -291,6 +312,12 @@ impl Request {
                     body: request.body.clone(),
                 }
             }
+            Request::Insert(insert) => Shown {
+                verb: "INSERT".to_owned(),
+                place: insert.place.clone(),
+                headers: vec![("statement".to_owned(), insert.statement.clone())],
+                body: serde_json::to_vec(&insert.rows).unwrap_or_default(),
+            },
         }
     }
 }

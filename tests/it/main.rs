@@ -34,4 +34,5 @@ mod spine;
 mod systemd;
 mod tls;
 mod upgrade;
+mod warehouse;
 mod wear;

@@ -2,6 +2,10 @@
 //!
 //! A reader must note every fault and go on, so that all of them are reported together.
 
+mod clickhouse;
+mod postgres;
+mod s3;
+mod warehouse;
 mod webhook;
 
 use super::read::{At, Report, Table};
@@ -38,7 +42,8 @@ pub struct Made {
 type Reader = fn(&mut Given<'_, '_, '_, '_>) -> Option<Made>;
 
 /// Every type there is, by the word for it.
-const TYPES: &[(&str, Reader)] = &[("webhook", webhook::read)];
+const TYPES: &[(&str, Reader)] =
+    &[("webhook", webhook::read), ("postgres", postgres::read), ("clickhouse", clickhouse::read), ("s3", s3::read)];
 
 /// The type that a destination names, read. `None` when something is wrong with it, which has been said then.
 pub fn read(given: &mut Given<'_, '_, '_, '_>) -> Option<Made> {
@@ -183,6 +188,15 @@ fn host_is_public(url: &Url) -> bool {
         Some(Host::Ipv4(ip)) => !is_local(ip.into()),
         Some(Host::Ipv6(ip)) => !is_local(ip.into()),
         _ => false,
+    }
+}
+
+/// Whether it is the device itself or its own network, as far as that can be known without looking the name up.
+pub fn host_is_local(host: &Host<String>) -> bool {
+    match host {
+        Host::Ipv4(ip) => is_local((*ip).into()),
+        Host::Ipv6(ip) => is_local((*ip).into()),
+        Host::Domain(name) => name == "localhost",
     }
 }
 
