@@ -54,6 +54,16 @@ enum Failed {
     Silent(Unanswered),
 }
 
+impl Failed {
+    /// Whether only this connection is at an end. 57P: the server says so, perhaps long ago.
+    fn is_the_connections(&self) -> bool {
+        match self {
+            Failed::Said(reply) => reply.code.starts_with("57P"),
+            Failed::Silent(unanswered) => unanswered.kind == Failure::Reset,
+        }
+    }
+}
+
 impl From<Unanswered> for Failed {
     fn from(unanswered: Unanswered) -> Self {
         Failed::Silent(unanswered)
@@ -78,8 +88,8 @@ impl Postgres {
         let kept = self.idle().pop();
         if let Some(mut session) = kept {
             match session.insert(insert, &self.link) {
-                // The server may have been restarted since; and what is there already is not inserted twice.
-                Err(Failed::Silent(Unanswered { kind: Failure::Reset, .. })) => {}
+                // It may have been ended while nobody looked; and what is there already is not inserted twice.
+                Err(failed) if failed.is_the_connections() => {}
                 other => return self.ends(session, other),
             }
         }
@@ -90,7 +100,8 @@ impl Postgres {
 
     /// Keeps a connection for the next insert unless it is broken or has an answer outstanding.
     fn ends(&self, session: Session, result: Result<(), Failed>) -> Result<(), Failed> {
-        if !matches!(result, Err(Failed::Silent(_))) && !session.client.is_closed() {
+        let over = matches!(&result, Err(failed) if matches!(failed, Failed::Silent(_)) || failed.is_the_connections());
+        if !over && !session.client.is_closed() {
             self.idle().push(session);
         }
         result
@@ -149,8 +160,9 @@ impl Postgres {
                 client
             }
         };
-        // Not as an option at the start: poolers in front of the server refuse those.
-        let limit = format!("SET statement_timeout = {}", self.link.timeouts.total.as_millis());
+        // Not as an option at the start: poolers in front of the server refuse those. A little less than we wait ourselves, so that the
+        // server gives up first and says so.
+        let limit = format!("SET statement_timeout = {}", self.link.timeouts.total.as_millis() * 9 / 10);
         self.soon(client.batch_execute(&limit)).await?;
         Ok(client)
     }

@@ -8,6 +8,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
@@ -301,21 +302,67 @@ fn a_postgres_that_refuses_the_password_or_lacks_the_table_holds_everything_unti
     eventually("all rows are there", || server.count("leads") == sent.len());
     eventually("it is open", || state(&client).0 == "open");
     // Another authority's certificate, and a server that is not spoken to in the clear.
-    let said = |more: &str, ca: &str| {
-        let text = server.destination(&format!("{}{more}", secret())).replace(&format!("{:?}", server.path("ca.pem")), ca);
-        home.configure(&text);
-        let output = home.run(&["trigger", "warehouse"]);
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    };
+    let ca = format!("{:?}", server.path("ca.pem"));
     let stranger = KeyPair::generate().unwrap();
     let stranger = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&stranger).unwrap();
     std::fs::write(home.path("stranger.pem"), stranger.pem()).unwrap();
-    let refused = said("", &format!("{:?}", home.path("stranger.pem")));
+    home.configure(&server.destination(&secret()).replace(&ca, &format!("{:?}", home.path("stranger.pem"))));
+    let refused = String::from_utf8_lossy(&home.run(&["trigger", "warehouse"]).stdout).into_owned();
     assert!(refused.contains("refused: ") && refused.contains("certificate"), "{refused}");
-    let plain = said("", &format!("{:?}", server.path("ca.pem"))).replace('\n', " ");
-    assert!(plain.contains("delivered: inserted"), "{plain}");
+    for sslmode in ["require", "disable"] {
+        let text = server.destination(&secret()).replace("\"require\"", &format!("{sslmode:?}"));
+        home.configure(&text);
+        let said = home.ok(&["trigger", "warehouse"]);
+        assert!(said.contains("delivered: inserted") && !said.contains(PASSWORD), "{said}");
+    }
+    // A server without TLS says N to the first packet.
+    let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = deaf.local_addr().unwrap().port();
+    let answering = std::thread::spawn(move || {
+        let (mut socket, _) = deaf.accept().unwrap();
+        socket.read_exact(&mut [0; 8]).unwrap();
+        socket.write_all(b"N").unwrap();
+        // Nothing more is said in the clear.
+        assert_eq!(socket.read(&mut [0; 8]).unwrap(), 0);
+    });
+    home.configure(&server.destination(&secret()).replace(&format!(":{}/", server.port), &format!(":{at}/")));
+    let output = home.run(&["trigger", "warehouse"]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("refused: the server does not offer TLS"), "{said}");
+    answering.join().unwrap();
     let (_, log) = daemon.stop();
     assert!(!log.contains(PASSWORD) && !log.contains("another password"), "{log}");
+}
+
+#[test]
+fn a_postgres_that_does_not_get_on_is_asked_again_and_has_the_row_once() {
+    let Some(server) = Postgres::start() else { return };
+    let more = format!("{}timeout_seconds = 1\nconnect_timeout_seconds = 1", secret());
+    let home = Home::new(&server.destination(&more));
+    let daemon = Daemon::start(&home);
+    let client = Client::new(daemon.address);
+    capture(&client, "Before", 1);
+    eventually("the table is made", || server.count("leads") == 1);
+    let mut psql = Command::new(server.programs.join("psql"));
+    psql.args(["-X", "-q", "-U", "postgres", "-d", "crm", "-h"]).arg(server.folder.path()).args(["-p", &server.port.to_string()]);
+    psql.args(["-c", "BEGIN; LOCK TABLE leads IN SHARE MODE; SELECT pg_sleep(1000)"]).stdout(Stdio::null()).stderr(Stdio::null());
+    let locked = "SELECT count(*) FROM pg_locks WHERE relation = 'leads'::regclass AND mode = 'ShareLock' AND granted";
+    let mut lock = Process::start(&mut psql, "the table is locked", || server.sql("crm", locked) == "1");
+    capture(&client, "Locked out", 3);
+    eventually("the server gives up", || daemon.log().contains("57014"));
+    lock.end(Signal::KILL);
+    server.sql(
+        "postgres",
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(1000)%' AND pid <> pg_backend_pid()",
+    );
+    eventually("all rows are there", || server.count("leads") == 4);
+    // A connection that the server has ended is no failure of the next insert.
+    server.sql("postgres", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'leadsbotd'");
+    let failures = daemon.log().matches(" attempt 1: temporary").count();
+    capture(&client, "After", 1);
+    eventually("the last row is there", || server.count("leads") == 5);
+    eventually("every delivery is done", || home.ok(&["queue", "list"]).contains("nothing is waiting"));
+    assert_eq!(daemon.log().matches(" attempt 1: temporary").count(), failures);
 }
 
 // ---- ClickHouse ----------------------------------------------------------------------------------
