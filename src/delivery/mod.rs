@@ -10,6 +10,8 @@ mod line;
 mod mqtt;
 #[cfg(feature = "nats")]
 pub mod nats;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod resolver;
 #[cfg(feature = "email")]
 mod smtp;
@@ -68,6 +70,8 @@ pub enum Wire {
     Mqtt(Box<MqttServer>),
     /// NATS.
     Nats(Box<NatsServer>),
+    /// PostgreSQL.
+    Postgres(PostgresWire),
 }
 
 /// Who takes mails.
@@ -148,6 +152,23 @@ pub enum NatsLogin {
     Nkey(Hidden, Option<Hidden>),
 }
 
+/// What a connection to PostgreSQL needs.
+#[derive(Debug, Clone)]
+pub struct PostgresWire {
+    /// A name or an address.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// Who we are there.
+    pub user: String,
+    /// How we show it.
+    pub password: Hidden,
+    /// The database's name.
+    pub database: String,
+    /// Over TLS, with a certificate that holds.
+    pub tls: bool,
+}
+
 /// What connections need beside the address.
 #[derive(Debug, Clone, Default)]
 pub struct Network {
@@ -173,6 +194,10 @@ pub fn connect(link: &Link) -> Result<Arc<dyn Transport>, String> {
         Wire::Nats(server) => Ok(Arc::new(nats::Nats::new(link, server)?)),
         #[cfg(not(feature = "nats"))]
         Wire::Nats(_) => Err("this leadsbotd was built without nats".to_owned()),
+        #[cfg(feature = "postgres")]
+        Wire::Postgres(wire) => postgres::transport(link, wire),
+        #[cfg(not(feature = "postgres"))]
+        Wire::Postgres(_) => Err("this leadsbotd was built without the feature postgres".to_owned()),
     }
 }
 

@@ -4,6 +4,7 @@
 //! nothing of either; a connector must never know how its requests travel.
 
 pub mod broker;
+pub mod clickhouse;
 pub mod crm;
 #[cfg(feature = "email")]
 pub mod email;
@@ -15,6 +16,9 @@ pub mod mqtt;
 pub mod nats;
 pub mod oauth;
 pub mod pipedrive;
+pub mod postgres;
+pub mod row;
+pub mod s3;
 pub mod salesforce;
 pub mod webhook;
 pub mod zoho;
@@ -208,6 +212,8 @@ pub enum Request {
     Mail(Box<MailRequest>),
     /// Messages to a broker.
     Publish(Box<broker::Messages>),
+    /// Rows for a table of a database.
+    Insert(Box<Insert>),
 }
 
 /// A mail to hand over.
@@ -223,6 +229,19 @@ pub struct MailRequest {
     pub message: Vec<u8>,
     /// While the server puts some of the recipients off, nobody gets it.
     pub all_or_none: bool,
+}
+
+/// Rows for a table of an SQL database, all or none of them. Answered by one [`Reply`] with the SQLSTATE.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Insert {
+    /// Where the database is: host and port.
+    pub place: String,
+    /// The statement, with a parameter for every value.
+    pub statement: String,
+    /// What makes the table, if it may be made.
+    pub create: Option<String>,
+    /// The values, row by row, in the order of the parameters.
+    pub rows: Vec<Vec<serde_json::Value>>,
 }
 
 /// A request over HTTP.
@@ -320,7 +339,7 @@ impl Request {
     pub fn http(&self) -> Option<&HttpRequest> {
         match self {
             Request::Http(request) => Some(request),
-            Request::Mail(_) | Request::Publish(_) => None,
+            Request::Mail(_) | Request::Publish(_) | Request::Insert(_) => None,
         }
     }
 
@@ -348,6 +367,12 @@ impl Request {
                 body: mail.message.clone(),
             },
             Request::Publish(messages) => messages.shown(),
+            Request::Insert(insert) => Shown {
+                verb: "INSERT".to_owned(),
+                place: insert.place.clone(),
+                headers: vec![("statement".to_owned(), insert.statement.clone())],
+                body: serde_json::to_vec(&insert.rows).unwrap_or_default(),
+            },
         }
     }
 }

@@ -41,5 +41,6 @@ mod spine;
 mod systemd;
 mod tls;
 mod upgrade;
+mod warehouse;
 mod wear;
 mod webhooks;

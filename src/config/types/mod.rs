@@ -3,6 +3,7 @@
 //! A reader must note every fault and go on, so that all of them are reported together.
 
 mod broker;
+mod clickhouse;
 #[cfg(feature = "email")]
 mod email;
 mod hubspot;
@@ -10,7 +11,10 @@ mod mailchimp;
 mod mqtt;
 mod nats;
 mod pipedrive;
+mod postgres;
+mod s3;
 mod salesforce;
+mod warehouse;
 mod webhook;
 mod zoho;
 
@@ -67,6 +71,9 @@ const TYPES: &[(&str, Reader)] = &[
     ("email", email::read),
     #[cfg(not(feature = "email"))]
     ("email", left_out),
+    ("postgres", postgres::read),
+    ("clickhouse", clickhouse::read),
+    ("s3", s3::read),
 ];
 
 /// Which events a destination takes when it does not say: a CRM has no use for a reply, and some can only create.
@@ -297,6 +304,15 @@ fn host_is_public(url: &Url) -> bool {
         Some(Host::Ipv4(ip)) => !is_local(ip.into()),
         Some(Host::Ipv6(ip)) => !is_local(ip.into()),
         _ => false,
+    }
+}
+
+/// Whether it is the device itself or its own network, as far as that can be known without looking the name up.
+pub fn host_is_local(host: &Host<String>) -> bool {
+    match host {
+        Host::Ipv4(ip) => is_local((*ip).into()),
+        Host::Ipv6(ip) => is_local((*ip).into()),
+        Host::Domain(name) => name == "localhost",
     }
 }
 
