@@ -3,12 +3,14 @@
 mod ahead;
 pub mod dial;
 mod ear;
+mod file;
 mod lane;
 mod resolver;
 #[cfg(feature = "email")]
 mod smtp;
 mod transport;
 
+pub use file::Files;
 pub use lane::{Lane, Status, Step};
 use resolver::Guard;
 pub use resolver::{is_local, is_ours};
@@ -21,6 +23,7 @@ use crate::store::Store;
 use crate::time::Tick;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -55,6 +58,13 @@ pub enum Wire {
     Http {
         /// All of them go over TLS.
         tls: bool,
+    },
+    /// Nothing: lines are put at the end of files.
+    File {
+        /// Nothing is written outside of it.
+        folder: PathBuf,
+        /// Where a file system must be mounted first; the folder is in it.
+        mount: Option<PathBuf>,
     },
     /// SMTP.
     Smtp(MailServer),
@@ -103,6 +113,7 @@ pub fn connect(link: &Link) -> Result<Arc<dyn Transport>, String> {
         Wire::Smtp(server) => Ok(Arc::new(smtp::Smtp::new(link, server)?)),
         #[cfg(not(feature = "email"))]
         Wire::Smtp(_) => Err("this leadsbotd was built without email".to_owned()),
+        Wire::File { folder, mount } => Ok(Arc::new(Files::new(folder.clone(), mount.clone()))),
     }
 }
 

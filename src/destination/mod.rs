@@ -3,10 +3,14 @@
 //! Each type of destination is one file with a [`Connector`]. The transports of `delivery` turn a [`Request`] into an [`Answer`] and know
 //! nothing of either; a connector must never know how its requests travel.
 
+pub mod airtable;
+pub mod columns;
 pub mod crm;
 #[cfg(feature = "email")]
 pub mod email;
 mod exchange;
+pub mod files;
+pub mod google_sheets;
 pub mod hubspot;
 mod judge;
 pub mod mailchimp;
@@ -201,6 +205,8 @@ pub struct Timeouts {
 pub enum Request {
     /// Over HTTP.
     Http(Box<HttpRequest>),
+    /// Lines at the end of files.
+    Append(Box<files::Append>),
     /// A mail over SMTP.
     Mail(Box<MailRequest>),
 }
@@ -315,7 +321,7 @@ impl Request {
     pub fn http(&self) -> Option<&HttpRequest> {
         match self {
             Request::Http(request) => Some(request),
-            Request::Mail(_) => None,
+            Request::Append(_) | Request::Mail(_) => None,
         }
     }
 
@@ -342,6 +348,7 @@ impl Request {
                 headers: vec![("MAIL FROM".to_owned(), mail.from.clone()), ("RCPT TO".to_owned(), mail.to.join(", "))],
                 body: mail.message.clone(),
             },
+            Request::Append(append) => append.shown(),
         }
     }
 }

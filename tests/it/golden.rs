@@ -33,7 +33,8 @@ fn every_destination_of_the_manual_makes_the_request_that_is_on_file() {
             let preview = |event: &str| {
                 let event = folder.join(event);
                 let output = machine.run(&["preview", &name, "--event", event.to_str().unwrap()]);
-                let (out, err) = (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned());
+                let (out, err) =
+                    (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned());
                 assert!(output.status.success(), "preview of {name}:\n{out}{err}");
                 out
             };
@@ -53,7 +54,11 @@ fn every_destination_of_the_manual_makes_the_request_that_is_on_file() {
             }
         }
     }
-    assert!(wrong.is_empty(), "{}\nIf that is meant: LEADSBOT_BLESS=1 cargo test --test it golden, and look at the change", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{}\nIf that is meant: LEADSBOT_BLESS=1 cargo test --test it golden, and look at the change",
+        wrong.join("\n")
+    );
     let left: Vec<String> = files(&folder).into_iter().filter(|f| f.ends_with(".txt") && !made.contains(f)).collect();
     assert!(left.is_empty(), "no destination of the manual makes {left:?} any more");
 }

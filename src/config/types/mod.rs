@@ -2,8 +2,12 @@
 //!
 //! A reader must note every fault and go on, so that all of them are reported together.
 
+mod airtable;
+mod columns;
 #[cfg(feature = "email")]
 mod email;
+mod files;
+mod google_sheets;
 mod hubspot;
 mod mailchimp;
 mod pipedrive;
@@ -51,6 +55,11 @@ type Reader = fn(&mut Given<'_, '_, '_, '_>) -> Option<Made>;
 /// Every type there is, by the word for it.
 const TYPES: &[(&str, Reader)] = &[
     ("webhook", webhook::read),
+    ("google_sheets", google_sheets::read),
+    ("airtable", airtable::read),
+    ("csv", files::csv),
+    ("excel", files::excel),
+    ("jsonl", files::jsonl),
     ("hubspot", hubspot::read),
     ("salesforce", salesforce::read),
     ("pipedrive", pipedrive::read),
