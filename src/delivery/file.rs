@@ -237,17 +237,33 @@ impl<'f> Target<'f> {
         Ok(())
     }
 
-    /// The beginnings of the last lines, in order; of the file that was put aside last too, if this one is short.
+    /// The beginnings of the last lines, in order; those of the files put aside last too, as far back as is searched.
     fn present(&self, encoding: Encoding) -> Result<Vec<Vec<u8>>, Errno> {
-        let mut lines = lines(&self.read(self.tail_start(), self.length)?, encoding, self.tail_start() == 0);
-        if self.length < TAIL_BYTES
-            && let Some(number) = self.put_aside_last()?
-        {
-            let before = Self::open(self.folder, numbered(&self.name, number))?;
-            lines.extend(self::lines(&before.read(before.tail_start(), before.length)?, encoding, before.tail_start() == 0));
+        let mut found = lines(&self.read(self.tail_start(), self.length)?, encoding, self.tail_start() == 0);
+        let mut searched = self.length;
+        if searched < TAIL_BYTES {
+            for number in self.put_aside_numbers()?.into_iter().rev() {
+                // One that is not to be read any more is somebody else's now.
+                let Ok(before) = self.put_aside_before(number) else { continue };
+                let start = before.tail_start();
+                found.extend(lines(&before.read(start, before.length)?, encoding, start == 0));
+                searched = searched.saturating_add(before.length);
+                if searched >= TAIL_BYTES {
+                    break;
+                }
+            }
         }
-        lines.sort();
-        Ok(lines)
+        found.sort();
+        Ok(found)
+    }
+
+    /// A file that was put aside, to be read alone.
+    fn put_aside_before(&self, number: u32) -> Result<Self, Errno> {
+        let name = numbered(&self.name, number);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = File::from(rustix::fs::openat(self.folder, &*name, flags, Mode::empty())?);
+        let length = file.metadata().map_err(|e| errno(&e))?.len();
+        Ok(Self { folder: self.folder, name, file, length, fresh: false })
     }
 
     fn tail_start(&self) -> u64 {
@@ -275,28 +291,28 @@ impl<'f> Target<'f> {
 
     /// Gives the file the next number and its name free.
     fn put_aside(self) -> Result<(), Errno> {
-        let number = self.put_aside_last()?.unwrap_or(0).saturating_add(1);
+        let number = self.put_aside_numbers()?.last().unwrap_or(&0).saturating_add(1);
         rustix::fs::renameat(self.folder, &*self.name, self.folder, numbered(&self.name, number))?;
         settle(self.folder)
     }
 
-    /// The highest number that a file of this name was put aside under.
-    fn put_aside_last(&self) -> Result<Option<u32>, Errno> {
+    /// The numbers that files of this name were put aside under, in order.
+    fn put_aside_numbers(&self) -> Result<BTreeSet<u32>, Errno> {
         let (stem, extension) = parted(&self.name);
         let number = |name: &str| -> Option<u32> {
             let digits = name.strip_prefix(stem)?.strip_prefix('-')?.strip_suffix(extension)?;
-            digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?
+            let number = digits.parse().ok()?;
+            // None but the names given here: 07 or +7 are other files.
+            (number > 0 && numbered(&self.name, number) == name).then_some(number)
         };
-        let mut highest = None;
+        let mut numbers = BTreeSet::new();
         for entry in Dir::read_from(self.folder)? {
             let entry = entry?;
-            if matches!(entry.file_type(), FileType::RegularFile | FileType::Unknown)
-                && let Some(found) = entry.file_name().to_str().ok().and_then(number)
-            {
-                highest = highest.max(Some(found));
+            if matches!(entry.file_type(), FileType::RegularFile | FileType::Unknown) {
+                numbers.extend(entry.file_name().to_str().ok().and_then(number));
             }
         }
-        Ok(highest)
+        Ok(numbers)
     }
 }
 

@@ -24,6 +24,7 @@ mod crm;
 mod cut;
 mod damage;
 mod faults;
+mod files;
 mod golden;
 mod hostile;
 #[cfg(feature = "email")]
@@ -35,6 +36,7 @@ mod pages;
 mod peers;
 mod power;
 mod rotation;
+mod sheets;
 mod space;
 mod spine;
 mod systemd;

@@ -78,7 +78,7 @@ fn parted(given: &Given<'_, '_, '_, '_>, path: &At<String>) -> Option<(PathBuf, 
     let (folder, below) = pieces.split_at_checked(fixed)?;
     let folder = format!("{}/", folder.join("/"));
     let below_is_named = below.iter().all(|piece| !matches!(piece.trim(), "" | "." | ".."));
-    if !is_plain(&folder) || !below_is_named {
+    if !path.value.starts_with('/') || !is_plain(&folder) || !below_is_named {
         given.table.fault_at(path, "must be a file's whole path, as in /var/lib/leadsbotd/leads.csv, without .. in it");
         return None;
     }
