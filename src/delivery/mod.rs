@@ -3,6 +3,7 @@
 mod ahead;
 pub mod dial;
 mod ear;
+mod file;
 mod lane;
 #[cfg(any(feature = "mqtt", feature = "nats"))]
 mod line;
@@ -17,6 +18,7 @@ mod resolver;
 mod smtp;
 mod transport;
 
+pub use file::Files;
 pub use lane::{Lane, Status, Step};
 use resolver::Guard;
 pub use resolver::{is_local, is_ours};
@@ -29,6 +31,7 @@ use crate::store::Store;
 use crate::time::Tick;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -63,6 +66,13 @@ pub enum Wire {
     Http {
         /// All of them go over TLS.
         tls: bool,
+    },
+    /// Nothing: lines are put at the end of files.
+    File {
+        /// Nothing is written outside of it.
+        folder: PathBuf,
+        /// Where a file system must be mounted first; the folder is in it.
+        mount: Option<PathBuf>,
     },
     /// SMTP.
     Smtp(MailServer),
@@ -198,6 +208,7 @@ pub fn connect(link: &Link) -> Result<Arc<dyn Transport>, String> {
         Wire::Postgres(wire) => postgres::transport(link, wire),
         #[cfg(not(feature = "postgres"))]
         Wire::Postgres(_) => Err("this leadsbotd was built without the feature postgres".to_owned()),
+        Wire::File { folder, mount } => Ok(Arc::new(Files::new(folder.clone(), mount.clone()))),
     }
 }
 

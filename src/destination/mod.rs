@@ -3,12 +3,16 @@
 //! Each type of destination is one file with a [`Connector`]. The transports of `delivery` turn a [`Request`] into an [`Answer`] and know
 //! nothing of either; a connector must never know how its requests travel.
 
+pub mod airtable;
 pub mod broker;
 pub mod clickhouse;
+pub mod columns;
 pub mod crm;
 #[cfg(feature = "email")]
 pub mod email;
 mod exchange;
+pub mod files;
+pub mod google_sheets;
 pub mod hubspot;
 mod judge;
 pub mod mailchimp;
@@ -208,6 +212,8 @@ pub struct Timeouts {
 pub enum Request {
     /// Over HTTP.
     Http(Box<HttpRequest>),
+    /// Lines at the end of files.
+    Append(Box<files::Append>),
     /// A mail over SMTP.
     Mail(Box<MailRequest>),
     /// Messages to a broker.
@@ -339,7 +345,7 @@ impl Request {
     pub fn http(&self) -> Option<&HttpRequest> {
         match self {
             Request::Http(request) => Some(request),
-            Request::Mail(_) | Request::Publish(_) | Request::Insert(_) => None,
+            Request::Mail(_) | Request::Publish(_) | Request::Insert(_) | Request::Append(_) => None,
         }
     }
 
@@ -373,6 +379,7 @@ impl Request {
                 headers: vec![("statement".to_owned(), insert.statement.clone())],
                 body: serde_json::to_vec(&insert.rows).unwrap_or_default(),
             },
+            Request::Append(append) => append.shown(),
         }
     }
 }

@@ -149,7 +149,7 @@ fn discord(text: &str) -> String {
 }
 
 /// A spreadsheet must not take a lead's words for a formula: <https://owasp.org/www-community/attacks/CSV_Injection>.
-fn csv(text: &str) -> String {
+pub fn csv(text: &str) -> String {
     if text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']) { format!("'{text}") } else { text.to_owned() }
 }
 

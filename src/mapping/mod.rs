@@ -5,6 +5,8 @@
 
 mod filters;
 
+pub use filters::csv as escape_csv;
+
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Expression, UndefinedBehavior, Value};
 use serde_json::{Map, Value as Json};

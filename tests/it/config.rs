@@ -1,7 +1,7 @@
 //! The configuration file: the example that ships, the files that are refused, where secrets come from, and the blocks of the manual.
 
 use crate::support::http::Client;
-use crate::support::{Daemon, Home, leadsbotd};
+use crate::support::{Daemon, Home, leadsbotd, service_account};
 use leadsbotd::config::{Config, Fault};
 use leadsbotd::secret::Secret;
 use serde_json::{Value, json};
@@ -72,7 +72,12 @@ impl Machine {
                 _ => continue,
             };
             std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-            std::fs::write(file, if key == "ca_file" { CERTIFICATE.to_owned() } else { secret() }).unwrap();
+            let content = match key.as_str() {
+                "ca_file" => CERTIFICATE.to_owned(),
+                _ if value.ends_with("google.json") => service_account("https://oauth2.googleapis.com/token"),
+                _ => secret(),
+            };
+            std::fs::write(file, content).unwrap();
         }
         std::fs::write(etc.join("config.toml"), text).unwrap();
         Self { dir, command }

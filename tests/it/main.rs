@@ -25,6 +25,7 @@ mod crm;
 mod cut;
 mod damage;
 mod faults;
+mod files;
 mod golden;
 mod hostile;
 #[cfg(feature = "email")]
@@ -36,6 +37,7 @@ mod pages;
 mod peers;
 mod power;
 mod rotation;
+mod sheets;
 mod space;
 mod spine;
 mod systemd;

@@ -2,10 +2,14 @@
 //!
 //! A reader must note every fault and go on, so that all of them are reported together.
 
+mod airtable;
 mod broker;
 mod clickhouse;
+mod columns;
 #[cfg(feature = "email")]
 mod email;
+mod files;
+mod google_sheets;
 mod hubspot;
 mod mailchimp;
 mod mqtt;
@@ -60,6 +64,11 @@ type Reader = fn(&mut Given<'_, '_, '_, '_>) -> Option<Made>;
 /// Every type there is, by the word for it.
 const TYPES: &[(&str, Reader)] = &[
     ("webhook", webhook::read),
+    ("google_sheets", google_sheets::read),
+    ("airtable", airtable::read),
+    ("csv", files::csv),
+    ("excel", files::excel),
+    ("jsonl", files::jsonl),
     ("hubspot", hubspot::read),
     ("salesforce", salesforce::read),
     ("pipedrive", pipedrive::read),

@@ -25,3 +25,17 @@ pub fn eventually(what: &str, mut ready: impl FnMut() -> bool) {
         std::thread::sleep(Duration::from_millis(10));
     }
 }
+
+/// The private key of a service account. Made for these tests; it opens nothing.
+pub const ACCOUNT_KEY: &str = include_str!("service_account.pem");
+/// The account's address.
+pub const ACCOUNT: &str = "kiosk@example.iam.gserviceaccount.com";
+
+/// The file that Google gives for a key of a service account.
+pub fn service_account(token_url: &str) -> String {
+    serde_json::json!({
+        "type": "service_account", "project_id": "example", "private_key_id": "0123456789abcdef", "private_key": ACCOUNT_KEY,
+        "client_email": ACCOUNT, "client_id": "1", "token_uri": token_url,
+    })
+    .to_string()
+}
