@@ -117,7 +117,7 @@ fn destination(table: &Table<'_, '_, '_>, name: Option<At<String>>, shared: &Sha
 }
 
 fn events(table: &Table<'_, '_, '_>) -> Vec<String> {
-    let Some(list) = table.texts("events") else { return vec!["lead.*".to_owned()] };
+    let Some(list) = table.texts("events") else { return types::default_events(table).iter().map(|&p| p.to_owned()).collect() };
     if table.has_empty_list("events") {
         table.fault_of("events", "is empty, so nothing would ever be sent; leave it out for all lead events");
     }

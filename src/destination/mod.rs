@@ -3,8 +3,20 @@
 //! Each type of destination is one file with a [`Connector`]. The transports of `delivery` turn a [`Request`] into an [`Answer`] and know
 //! nothing of either; a connector must never know how its requests travel.
 
+pub mod alarm;
+pub mod alertmanager;
+pub mod discord;
 mod exchange;
 mod judge;
+pub mod matrix;
+pub mod message;
+pub mod ntfy;
+pub mod pagerduty;
+pub mod slack;
+pub mod teams;
+pub mod telegram;
+#[cfg(test)]
+mod trial;
 pub mod webhook;
 
 pub use exchange::exchange;
@@ -209,6 +221,8 @@ pub struct HttpRequest {
     pub hidden: Vec<(String, Hidden)>,
     /// The raw body.
     pub body: Vec<u8>,
+    /// How the body is shown to people, where it holds a secret.
+    pub shown_body: Option<Vec<u8>>,
     /// Headers of the answer that are wanted beside the usual ones, in small letters.
     pub wanted: &'static [&'static str],
     /// Bytes of the answer's body that are read.
@@ -222,7 +236,17 @@ impl HttpRequest {
     /// A request without a header or body.
     pub fn new(method: Method, url: Url) -> Self {
         let shown = place(&url);
-        Self { method, url, shown, headers: Vec::new(), hidden: Vec::new(), body: Vec::new(), wanted: &[], answer_bytes_max: ANSWER_BYTES }
+        Self {
+            method,
+            url,
+            shown,
+            headers: Vec::new(),
+            hidden: Vec::new(),
+            body: Vec::new(),
+            shown_body: None,
+            wanted: &[],
+            answer_bytes_max: ANSWER_BYTES,
+        }
     }
 
     /// The value of a header that is shown.
@@ -288,7 +312,7 @@ impl Request {
                     verb: request.method.to_string(),
                     place: request.shown.clone(),
                     headers: request.headers.iter().cloned().chain(hidden).collect(),
-                    body: request.body.clone(),
+                    body: request.shown_body.as_ref().unwrap_or(&request.body).clone(),
                 }
             }
         }

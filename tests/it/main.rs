@@ -16,6 +16,7 @@ mod support;
 mod backup;
 mod bad_http;
 mod bounds;
+mod chat;
 mod cli;
 mod clock;
 mod config;

@@ -2,6 +2,15 @@
 //!
 //! A reader must note every fault and go on, so that all of them are reported together.
 
+mod alertmanager;
+mod chat;
+mod discord;
+mod matrix;
+mod ntfy;
+mod pagerduty;
+mod slack;
+mod teams;
+mod telegram;
 mod webhook;
 
 use super::read::{At, Report, Table};
@@ -9,7 +18,7 @@ use super::secrets;
 use crate::delivery::{Wire, is_local};
 use crate::destination::Connector;
 use crate::event::{Context, Draft, Kind};
-use crate::mapping::{Event, Expr, MappingError, Shape, Template};
+use crate::mapping::{Chat, Event, Expr, MappingError, Shape, Template};
 use crate::secret::Hidden;
 use crate::time::Wall;
 use toml::de::DeValue;
@@ -38,7 +47,26 @@ pub struct Made {
 type Reader = fn(&mut Given<'_, '_, '_, '_>) -> Option<Made>;
 
 /// Every type there is, by the word for it.
-const TYPES: &[(&str, Reader)] = &[("webhook", webhook::read)];
+const TYPES: &[(&str, Reader)] = &[
+    ("webhook", webhook::read),
+    ("slack", slack::read),
+    ("discord", discord::read),
+    ("telegram", telegram::read),
+    ("ntfy", ntfy::read),
+    ("teams", teams::read),
+    ("matrix", matrix::read),
+    ("pagerduty", pagerduty::read),
+    ("alertmanager", alertmanager::read),
+];
+
+/// The events that a destination of this table's type asks for when it does not say.
+pub fn default_events(table: &Table<'_, '_, '_>) -> &'static [&'static str] {
+    match table.text("type").as_ref().map(|kind| kind.value.as_str()) {
+        // They wake people for the device, not for a lead.
+        Some("pagerduty" | "alertmanager") => &["storage.*", "destination.*"],
+        _ => &["lead.*"],
+    }
+}
 
 /// The type that a destination names, read. `None` when something is wrong with it, which has been said then.
 pub fn read(given: &mut Given<'_, '_, '_, '_>) -> Option<Made> {
@@ -118,6 +146,9 @@ impl Given<'_, '_, '_, '_> {
     /// An address that is itself a secret: a text, or a table as in [`Given::hidden`].
     pub fn secret_url(&mut self, key: &'static str) -> Option<Url> {
         let text = self.hidden(key)?;
+        if secrets::is_unseen(&text.value) {
+            return Url::parse("https://credential.invalid/").ok();
+        }
         check_url(self.table, &text, self.allow_http)
     }
 
@@ -136,6 +167,20 @@ impl Given<'_, '_, '_, '_> {
     /// A text with `{{ … }}` in it, with a default that is known to be right.
     pub fn template_or(&self, key: &'static str, default: &str) -> Option<Template> {
         if self.table.has(key) { self.template(key) } else { Template::new(key, default).ok() }
+    }
+
+    /// A text for a chat with `{{ … }}` in it, which escapes what it inserts, with a default that is known to be right. `None` for the chat:
+    /// it reads no markup.
+    pub fn chat_or(&self, key: &'static str, chat: Option<Chat>, default: &str) -> Option<Template> {
+        let compiled = |source: &str| match chat {
+            Some(chat) => Template::chat(key, chat, source),
+            None => Template::new(key, source),
+        };
+        if !self.table.has(key) {
+            return compiled(default).ok();
+        }
+        let text = self.table.name(key)?;
+        self.samples.tried(self.table.report(), &text, compiled(&text.value), |template, event| template.render(event).map(drop))
     }
 
     /// A table of expressions, in the order of the file; `None` when it is absent.

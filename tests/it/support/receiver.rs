@@ -19,6 +19,9 @@ use tokio::runtime::Runtime;
 /// A request it saw.
 #[derive(Debug, Clone)]
 pub struct Delivery {
+    pub method: String,
+    /// Path and query.
+    pub target: String,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
     pub answered: u16,
@@ -57,6 +60,11 @@ impl Reply {
 
     pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
+        self
+    }
+
+    pub fn body(mut self, body: impl Into<String>) -> Self {
+        self.body = body.into();
         self
     }
 }
@@ -151,7 +159,13 @@ impl Receiver {
                                 .iter()
                                 .map(|(n, v)| (n.to_string(), String::from_utf8_lossy(v.as_bytes()).into_owned()))
                                 .collect();
-                            let mut delivery = Delivery { headers, body: body.to_bytes().to_vec(), answered: 0 };
+                            let mut delivery = Delivery {
+                                method: parts.method.to_string(),
+                                target: parts.uri.to_string(),
+                                headers,
+                                body: body.to_bytes().to_vec(),
+                                answered: 0,
+                            };
                             let script = Arc::clone(&script.lock().unwrap());
                             let reply = script(&delivery);
                             delivery.answered = reply.status;
