@@ -123,7 +123,7 @@ mod tests {
         let body: serde_json::Value = serde_json::from_str(&body).unwrap();
         assert_eq!(body["allowed_mentions"], json!({ "parse": [] }));
         for text in [&body["content"], &body["embeds"][0]["description"]].map(|t| t.as_str().unwrap()) {
-            assert!(text.contains("\\@everyone \\<\\@1\\> \\[Log in\\]\\(https\\://evil.example\\) \\*\\*x\\*\\* \\# y"), "{text}");
+            assert!(text.contains("\\@everyone \\<\\@1\\> \\[Log in\\]\\(https\\:\\/\\/evil.example\\) \\*\\*x\\*\\* \\# y"), "{text}");
         }
     }
 

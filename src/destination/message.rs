@@ -31,7 +31,8 @@ pub const TITLE: &str = "\
 {%- endif %}";
 
 /// The default of `text`; `[` and `]` stand for the marks around bold words. The message comes last and each of its lines is quoted: a
-/// line of the visitor's is never one of ours, and a long one leaves room for the others.
+/// line of the visitor's is never one of ours, and a long one leaves room for the others. Lines beyond the first few hundred are left out:
+/// a template may take only so many steps, and a lead of nothing but line feeds is to be told of as well.
 const TEXT: &str = "\
 {%- if event is startingwith('lead.') or event == 'test.ping' %}
 {%- if data.from %}[Status:] {{ data.from }} → {{ data.to }}
@@ -40,7 +41,7 @@ const TEXT: &str = "\
 {% endif %}
 {%- if data.reply %}[Reply] ({{ data.reply.direction }}{% if data.reply.channel %}, {{ data.reply.channel }}{% endif %}\
 {% if data.reply.author %}, {{ data.reply.author }}{% endif %}):
-{% for line in data.reply.text | lines %}{QUOTE}{{ line }}
+{% for line in (data.reply.text | lines){FIRST} %}{QUOTE}{{ line }}
 {% endfor %}{% endif %}
 {%- if data.name %}[Name:] {{ data.name | truncate(200) }}
 {% endif %}
@@ -78,13 +79,13 @@ const TEXT: &str = "\
 [Time:] {{ created_at | date('%Y-%m-%d %H:%M') }} UTC
 {%- if data.message and not data.from and not data.reply %}
 [Message:]
-{% for line in data.message | lines %}{QUOTE}{{ line }}
+{% for line in (data.message | lines){FIRST} %}{QUOTE}{{ line }}
 {% endfor %}{% endif %}";
 
 /// The default of `text`, with a service's own marks around bold words and before each line of what somebody wrote.
 pub fn text(bold: (&str, &str), quote: &str) -> String {
-    // The brackets first: marks may hold them, and the template itself has none.
-    TEXT.replace('[', bold.0).replace(']', bold.1).replace("{QUOTE}", quote)
+    // The brackets first: what else is put in has some.
+    TEXT.replace('[', bold.0).replace(']', bold.1).replace("{QUOTE}", quote).replace("{FIRST}", "[:300]")
 }
 
 /// What is said of an event.
@@ -365,6 +366,14 @@ mod tests {
             ("kiosk-12: alive", "[Device:] kiosk-12, Hall 3\n[Time:] 2026-11-23 12:00 UTC")
         );
         assert_eq!(said(&trial::of_device("workflow.failed", &json!({}))).title, "kiosk-12: workflow.failed");
+    }
+
+    #[test]
+    fn a_message_of_nothing_but_lines_is_told_of() {
+        for lines in ["\n".repeat(60_000), "x\n".repeat(30_000)] {
+            let event = trial::lead(&[("/data/message", format!("a{lines}b").into())]);
+            assert!(said(&event).text.starts_with("[Name:] Jane Smith\n"));
+        }
     }
 
     #[test]

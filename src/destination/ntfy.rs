@@ -67,7 +67,13 @@ impl Connector for Ntfy {
 
 /// What a tap may open: a page, a mail, a call.
 fn link(text: &str) -> Option<String> {
-    Url::parse(text.trim()).ok().filter(|url| matches!(url.scheme(), "https" | "http" | "mailto" | "tel")).map(Into::into)
+    let leads = |url: &Url| match url.scheme() {
+        "https" | "http" => true,
+        // Of a lead without an address or number nothing but the scheme is left.
+        "mailto" | "tel" => !url.path().is_empty(),
+        _ => false,
+    };
+    Url::parse(text.trim()).ok().filter(leads).map(Into::into)
 }
 
 impl Ntfy {
@@ -146,7 +152,7 @@ mod tests {
     fn a_message_never_becomes_an_attachment_and_a_click_leads_only_where_one_expects() {
         let body = trial::body(&ntfy(), &trial::lead(&[("/data/message", "ä".repeat(5000).into()), ("/data/email", Value::Null)]));
         let body: Value = serde_json::from_str(&body).unwrap();
-        assert!(body["message"].as_str().unwrap().len() <= MESSAGE_MAX);
+        assert!(body["message"].as_str().unwrap().len() <= MESSAGE_MAX && body.get("click").is_none());
         let script = Ntfy { click: Template::new("click", "intent:{{ data.email }}").ok(), ..ntfy() };
         assert!(!trial::body(&script, &trial::event(Kind::LeadCreated)).contains("click"));
     }

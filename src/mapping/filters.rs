@@ -186,10 +186,10 @@ pub fn telegram_text(text: &str) -> String {
     out
 }
 
-/// A backslash before everything Discord's Markdown could give a meaning.
+/// A backslash before everything Discord's Markdown could give a meaning, and where it would find an invitation or a link.
 pub fn discord(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
-        if "\\`*_~|<>#[]()-+@:".contains(c) {
+        if "\\`*_~|<>#[]()-+@:/".contains(c) {
             out.push('\\');
         }
         out.push(c);

@@ -1,8 +1,12 @@
 //! Chats and alarms against stand-ins that hold them to their services' contracts: what is documented to be refused is refused.
 
 use crate::support::http::Client;
+use crate::support::peers::peer;
 use crate::support::{Daemon, Delivery, Home, Receiver, Reply, eventually};
+use leadsbotd::time::{Clock, SystemClock, Wall};
 use serde_json::{Value, json};
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -479,4 +483,77 @@ fn a_secret_that_only_systemd_knows_is_taken_on_trust_by_the_check() {
         destination("ntfy", "secret_credential = \"ntfy\"\ntopic = \"leads\""),
     ));
     assert!(home.ok(&["check"]).contains("is a credential that only systemd can give; it was not looked at"));
+}
+
+/// A real Alertmanager in a home's folder. Dropping it ends it.
+struct Alertmanager {
+    child: Child,
+    at: SocketAddr,
+}
+
+impl Alertmanager {
+    fn start(home: &Home) -> Option<Self> {
+        let program = peer("prometheus-alertmanager", "apt-get install prometheus-alertmanager")?;
+        let config = home.path("alertmanager.yml");
+        std::fs::write(&config, "route:\n  receiver: nobody\nreceivers:\n- name: nobody\n").unwrap();
+        // It cannot tell which port it was given.
+        let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let child = Command::new(program)
+            .arg(format!("--config.file={}", config.display()))
+            .arg(format!("--storage.path={}", home.path("alertmanager").display()))
+            .arg(format!("--web.listen-address={at}"))
+            .arg("--cluster.listen-address=")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("Alertmanager starts");
+        let alertmanager = Self { child, at };
+        eventually("Alertmanager answers", || Client::new(at).send("GET", "/-/ready", &[], b"").is_some_and(|a| a.status == 200));
+        Some(alertmanager)
+    }
+
+    fn alerts(&self) -> Vec<Value> {
+        let answer = Client::new(self.at).send("GET", "/api/v2/alerts", &[], b"").expect("an answer");
+        answer.json().as_array().cloned().expect("a list")
+    }
+}
+
+impl Drop for Alertmanager {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_real_alertmanager_raises_an_alarm_and_ends_it() {
+    let home = Home::new("");
+    let Some(alertmanager) = Alertmanager::start(&home) else { return };
+    home.configure(&format!(
+        "[device]\nid = \"kiosk-12\"\nsite = \"Hall 3\"\n[[destination]]\nname = \"alerts\"\ntype = \"alertmanager\"\nurl = \"http://{}\"\n\
+         labels = {{ team = \"sales\" }}\n",
+        alertmanager.at
+    ));
+    let now = SystemClock.wall();
+    let told = |kind: &str, data: &Value, at: Wall| {
+        let event = json!({ "id": "evt_1", "event": kind, "created_at": at.rfc3339(), "data": data,
+            "context": { "device": { "id": "kiosk-12", "site": "Hall 3" }, "channel": "device", "clock": "trusted" } });
+        std::fs::write(home.path("event.json"), event.to_string()).unwrap();
+        home.ok(&["trigger", "alerts", "--event", home.path("event.json").to_str().unwrap()]);
+    };
+    let names = || -> Vec<String> { alertmanager.alerts().iter().map(|a| a["labels"]["alertname"].as_str().unwrap().to_owned()).collect() };
+    let failing = json!({ "destination": "crm", "state": "offline", "since": Wall(now.0 - 60_000).rfc3339(), "waiting": 3 });
+    told("destination.failing", &failing, now);
+    told("destination.failing", &failing, now);
+    eventually("one alert is raised, once", || names() == ["DestinationFailing"]);
+    let alert = &alertmanager.alerts()[0];
+    let labels = json!({ "alertname": "DestinationFailing", "job": "leadsbotd", "device": "kiosk-12", "site": "Hall 3",
+        "destination": "crm", "severity": "error", "team": "sales" });
+    assert_eq!(alert["labels"], labels);
+    assert_eq!(alert["annotations"]["summary"], "kiosk-12: crm is failing");
+    home.ok(&["trigger", "alerts", "--kind", "storage.low"]);
+    eventually("two alerts", || names().len() == 2);
+    told("destination.recovered", &failing, now);
+    eventually("the alert is over, the other is not", || names() == ["StorageLow"]);
 }
