@@ -557,3 +557,96 @@ fn a_real_alertmanager_raises_an_alarm_and_ends_it() {
     told("destination.recovered", &failing, now);
     eventually("the alert is over, the other is not", || names() == ["StorageLow"]);
 }
+
+/// A real home server with one account in one room. Dropping it ends it.
+struct Synapse {
+    child: Child,
+    at: SocketAddr,
+    token: String,
+    room: String,
+}
+
+impl Synapse {
+    /// Takes two messages at once and then two a second.
+    fn start(home: &Home) -> Option<Self> {
+        let program = peer("synapse_homeserver", "pip install matrix-synapse, and put its bin folder on PATH")?;
+        let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let folder = home.path("synapse");
+        std::fs::create_dir(&folder).unwrap();
+        let (config, data) = (folder.join("homeserver.yaml"), folder.display());
+        let text = format!(
+            "server_name: localhost\nreport_stats: false\nsigning_key_path: {data}/key\nmedia_store_path: {data}/media\npid_file: {data}/pid\n\
+             listeners: [{{ port: {}, type: http, tls: false, bind_addresses: [127.0.0.1], resources: [{{ names: [client] }}] }}]\n\
+             database: {{ name: sqlite3, args: {{ database: {data}/db }} }}\nmacaroon_secret_key: a\nform_secret: b\ntrusted_key_servers: []\n\
+             enable_registration: true\nenable_registration_without_verification: true\n\
+             rc_message: {{ per_second: 2, burst_count: 2 }}\n",
+            at.port()
+        );
+        std::fs::write(&config, text).unwrap();
+        let command = || {
+            let mut command = Command::new(&program);
+            command.current_dir(&folder).arg("--config-path").arg(&config).stdin(Stdio::null());
+            command.stdout(Stdio::null()).stderr(Stdio::null());
+            command
+        };
+        assert!(command().arg("--generate-keys").status().expect("Synapse runs").success());
+        let mut synapse = Self { child: command().spawn().expect("Synapse starts"), at, token: String::new(), room: String::new() };
+        eventually("Synapse answers", || Client::new(at).send("GET", "/health", &[], b"").is_some_and(|a| a.status == 200));
+        let account = json!({ "username": "kiosk", "password": "a-password-of-the-kiosk", "auth": { "type": "m.login.dummy" } });
+        synapse.token = synapse.ask("POST", "register", &account)["access_token"].as_str().expect("a token").to_owned();
+        synapse.room = synapse.ask("POST", "createRoom", &json!({}))["room_id"].as_str().expect("a room").to_owned();
+        Some(synapse)
+    }
+
+    fn ask(&self, method: &str, what: &str, body: &Value) -> Value {
+        let headers = [("authorization", format!("Bearer {}", self.token)), ("content-type", "application/json".to_owned())];
+        let headers: Vec<(&str, &str)> = headers.iter().map(|(n, v)| (*n, v.as_str())).filter(|(_, v)| *v != "Bearer ").collect();
+        let body = if method == "GET" { String::new() } else { body.to_string() };
+        Client::new(self.at).send(method, &format!("/_matrix/client/v3/{what}"), &headers, body.as_bytes()).expect("an answer").json()
+    }
+
+    /// The texts of the messages in the room, the oldest first.
+    fn messages(&self) -> Vec<String> {
+        let page = self.ask("GET", &format!("rooms/{}/messages?dir=f&limit=100", self.room), &Value::Null);
+        let texts = page["chunk"].as_array().expect("events").iter().filter(|e| e["type"] == "m.room.message");
+        texts.map(|e| e["content"]["body"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+impl Drop for Synapse {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_real_matrix_server_that_slows_us_down_shows_every_message_once() {
+    let home = Home::new("");
+    let Some(synapse) = Synapse::start(&home) else { return };
+    let room = |token: &str| {
+        let (at, room) = (synapse.at, &synapse.room);
+        format!("[[destination]]\nname = \"room\"\ntype = \"matrix\"\nurl = \"http://{at}\"\nroom = \"{room}\"\nsecret = \"{token}\"\n")
+    };
+    home.configure(&room(&synapse.token));
+    let daemon = Daemon::start(&home);
+    let client = Client::new(daemon.address);
+    for n in 0..6 {
+        client.lead(&json!({ "name": format!("Jane {n}"), "message": EVIL }));
+    }
+    eventually("all are there", || synapse.messages().len() >= 6);
+    eventually("all are done", || home.ok(&["--json", "queue", "list"]).is_empty());
+    assert!(daemon.log().contains("M_LIMIT_EXCEEDED"), "it was never asked to slow down:\n{}", daemon.log());
+    let lead = json!({ "id": "evt_1", "event": "lead.created", "created_at": "2026-11-23T12:00:00.000Z", "data": { "name": "Jim" }, "context": {} });
+    std::fs::write(home.path("event.json"), lead.to_string()).unwrap();
+    let trigger = || home.run(&["trigger", "room", "--event", home.path("event.json").to_str().unwrap()]);
+    for _ in 0..2 {
+        eventually("the server has room for it", || trigger().status.success());
+    }
+    let messages = synapse.messages();
+    let of = |name: &str| messages.iter().filter(|m| m.starts_with(&format!("New lead: {name}"))).count();
+    assert_eq!((of("Jim"), messages.len()), (1, 7), "{messages:?}");
+    assert!((0..6).all(|n| of(&format!("Jane {n}")) == 1), "{messages:?}");
+    home.configure(&room("syt_wrong"));
+    assert!(String::from_utf8_lossy(&trigger().stdout).contains("M_UNKNOWN_TOKEN"));
+}
