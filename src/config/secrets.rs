@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 /// Stands in the warnings while it is not yet known whether others can read the file.
 pub const INLINE: &str = "inline secret";
+/// Begins what stands for a credential that was not looked at.
+const UNSEEN: &str = "credential not looked at: ";
 /// More is no secret but the wrong file.
 const FILE_BYTES_MAX: u64 = 4096;
 
@@ -18,6 +20,11 @@ pub const NEEDED: &str = "give secret, secret_file, secret_env or secret_credent
 /// Whether a table says anything about a secret of its own.
 pub fn given(table: &Table<'_, '_, '_>) -> bool {
     KEYS.into_iter().any(|k| table.has(k))
+}
+
+/// Whether this text stands for a credential that was not looked at: it says nothing of what the credential holds.
+pub fn is_unseen(text: &str) -> bool {
+    text.starts_with(UNSEEN)
 }
 
 /// The secret of a table: exactly one of [`KEYS`]; `None` when it has none or a bad one.
@@ -118,7 +125,7 @@ fn from_credential(table: &Table<'_, '_, '_>, name: &At<String>, warnings: &mut 
         None if table.report().trust_credentials => {
             warnings.push(format!("{} is a credential that only systemd can give; it was not looked at", name.key));
             // Differs by name, so that two credentials are not taken for the same secret twice.
-            Ok(format!("credential not looked at: {}", name.value))
+            Ok(format!("{UNSEEN}{}", name.value))
         }
         None => Err("systemd gave this process no credentials; start it with LoadCredential= or systemd-run -p".to_owned()),
     }

@@ -4,10 +4,13 @@
 //! nothing of either; a connector must never know how its requests travel.
 
 pub mod airtable;
+pub mod alarm;
+pub mod alertmanager;
 pub mod broker;
 pub mod clickhouse;
 pub mod columns;
 pub mod crm;
+pub mod discord;
 #[cfg(feature = "email")]
 pub mod email;
 mod exchange;
@@ -16,14 +19,23 @@ pub mod google_sheets;
 pub mod hubspot;
 mod judge;
 pub mod mailchimp;
+pub mod matrix;
+pub mod message;
 pub mod mqtt;
 pub mod nats;
+pub mod ntfy;
 pub mod oauth;
+pub mod pagerduty;
 pub mod pipedrive;
 pub mod postgres;
 pub mod row;
 pub mod s3;
 pub mod salesforce;
+pub mod slack;
+pub mod teams;
+pub mod telegram;
+#[cfg(test)]
+mod trial;
 pub mod webhook;
 pub mod zoho;
 
@@ -265,6 +277,8 @@ pub struct HttpRequest {
     pub hidden: Vec<(String, Hidden)>,
     /// The raw body.
     pub body: Vec<u8>,
+    /// How the body is shown to people, where it holds a secret.
+    pub shown_body: Option<Vec<u8>>,
     /// Headers of the answer that are wanted beside the usual ones, in small letters.
     pub wanted: &'static [&'static str],
     /// Bytes of the answer's body that are read.
@@ -290,6 +304,7 @@ impl HttpRequest {
             wanted: &[],
             answer_bytes_max: ANSWER_BYTES,
             confidential: false,
+            shown_body: None,
         }
     }
 
@@ -363,7 +378,11 @@ impl Request {
                     verb: request.method.to_string(),
                     place: request.shown.clone(),
                     headers: request.headers.iter().cloned().chain(hidden).collect(),
-                    body: if request.confidential { b"(hidden)".to_vec() } else { request.body.clone() },
+                    body: match &request.shown_body {
+                        _ if request.confidential => b"(hidden)".to_vec(),
+                        Some(shown) => shown.clone(),
+                        None => request.body.clone(),
+                    },
                 }
             }
             Request::Mail(mail) => Shown {

@@ -8,11 +8,15 @@ use jiff::{Timestamp, ZonedDateTime};
 use md5::Md5;
 use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, ErrorKind, Value};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
 
 /// Digits of a telephone number with its country: ITU-T E.164 allows 15; fewer than 7 are an extension.
 const PHONE_DIGITS: std::ops::RangeInclusive<usize> = 7..=15;
+
+/// All but what RFC 3986 section 2.3 lets stand anywhere in a URL.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Adds them to the language.
 pub fn add(env: &mut Environment<'_>) {
@@ -25,9 +29,10 @@ pub fn add(env: &mut Environment<'_>) {
     env.add_filter("date", date);
     env.add_filter("md5", |v: &Value| text(v, |t| hex(&Md5::digest(t))));
     env.add_filter("sha256", |v: &Value| text(v, |t| hex(&Sha256::digest(t))));
-    env.add_filter("escape_html", |v: &Value| text(v, |t| escaped(t, html)));
-    env.add_filter("escape_slack", |v: &Value| text(v, |t| escaped(t, slack)));
-    env.add_filter("escape_discord", |v: &Value| text(v, discord));
+    env.add_filter("urlencode", |v: &Value| text(v, |t| utf8_percent_encode(t, RESERVED).to_string()));
+    env.add_filter("escape_html", |v: &Value| done(text(v, |t| escaped(t, html))));
+    env.add_filter("escape_slack", |v: &Value| done(text(v, |t| escaped(t, slack))));
+    env.add_filter("escape_discord", |v: &Value| done(text(v, discord)));
     env.add_filter("escape_csv", |v: &Value| text(v, csv));
 }
 
@@ -38,6 +43,11 @@ fn text(value: &Value, f: impl FnOnce(&str) -> String) -> Value {
         (_, Some(text)) => Value::from(f(text)),
         _ => Value::from(f(&value.to_string())),
     }
+}
+
+/// Escaped already: a template that escapes by itself leaves it alone.
+fn done(value: Value) -> Value {
+    value.as_str().map(str::to_owned).map_or(value, Value::from_safe_string)
 }
 
 /// At most `max` characters, `end` included.
@@ -137,10 +147,49 @@ fn html(c: char) -> Option<&'static str> {
     }
 }
 
-/// A backslash before everything Discord's Markdown could give a meaning.
-fn discord(text: &str) -> String {
+/// The same, and nothing in it is formatted. Slack has no escape for its marks, so one that could begin or end something is replaced by
+/// a sign that looks like it; one inside a word, as in an address, means nothing to Slack and stays.
+pub fn slack_text(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut before = None;
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        let inside = before.is_some_and(char::is_alphanumeric) && rest.peek().is_some_and(|next| next.is_alphanumeric());
+        match (c, slack(c)) {
+            (_, Some(entity)) => out.push_str(entity),
+            ('*', _) if !inside => out.push('\u{2217}'),
+            ('_', _) if !inside => out.push('\u{2cd}'),
+            ('~', _) if !inside => out.push('\u{223c}'),
+            ('`', _) => out.push('\u{2cb}'),
+            _ => out.push(c),
+        }
+        before = Some(c);
+    }
+    out
+}
+
+/// Escaped for HTML, and what Telegram would make a mention or a command of falls apart: it makes them of plain text, too.
+pub fn telegram_text(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut before: Option<char> = None;
+    for c in text.chars() {
+        match html(c) {
+            Some(entity) => out.push_str(entity),
+            None => out.push(c),
+        }
+        // An address has something before its @.
+        if matches!(c, '@' | '/') && !before.is_some_and(|b| b.is_alphanumeric() || b == '/' || b == ':') {
+            out.push('\u{2060}');
+        }
+        before = Some(c);
+    }
+    out
+}
+
+/// A backslash before everything Discord's Markdown could give a meaning, and where it would find an invitation or a link.
+pub fn discord(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
-        if "\\`*_~|<>#[]()-+@:".contains(c) {
+        if "\\`*_~|<>#[]()-+@:/".contains(c) {
             out.push('\\');
         }
         out.push(c);
@@ -185,6 +234,7 @@ mod tests {
             "date('%Y')",
             "md5",
             "sha256",
+            "urlencode",
             "escape_html",
             "escape_slack",
             "escape_discord",
@@ -251,6 +301,7 @@ mod tests {
         assert_eq!(value("data.fields.evil | escape_slack"), "&lt;@U1&gt; &amp; =cmd|'x'!A1 *b*");
         assert_eq!(value("data.fields.evil | escape_html"), "&lt;@U1&gt; &amp; =cmd|&#39;x&#39;!A1 *b*");
         assert_eq!(value("data.fields.evil | escape_discord"), "\\<\\@U1\\> & =cmd\\|'x'!A1 \\*b\\*");
+        assert_eq!(value("data.fields.evil | urlencode"), "%3C%40U1%3E%20%26%20%3Dcmd%7C%27x%27%21A1%20%2Ab%2A");
         assert_eq!(value("data.fields.formula | escape_csv"), "'=IMPORTXML(1)");
         assert_eq!(value("data.message | escape_csv"), "Please call me back");
         for bad in ["+1", "-1", "@x", "\\tx", "\\rx"] {

@@ -8,7 +8,7 @@ mod filters;
 pub use filters::csv as escape_csv;
 
 use minijinja::value::Serde;
-use minijinja::{AutoEscape, Environment, Expression, UndefinedBehavior, Value};
+use minijinja::{AutoEscape, Environment, Error, Expression, Output, State, UndefinedBehavior, Value};
 use serde_json::{Map, Value as Json};
 use std::fmt;
 use std::sync::LazyLock;
@@ -22,13 +22,68 @@ static LANGUAGE: LazyLock<Environment<'static>> = LazyLock::new(|| {
     env.set_undefined_behavior(UndefinedBehavior::Chainable);
     env.set_fuel(Some(FUEL));
     // What has to be escaped, and how, the receiving service says: there are filters for it.
-    env.set_auto_escape_callback(|name| if name.ends_with(HTML) { AutoEscape::Html } else { AutoEscape::None });
+    env.set_auto_escape_callback(|name| {
+        if name.ends_with(HTML) {
+            return AutoEscape::Html;
+        }
+        match Chat::ALL.into_iter().find(|chat| name.ends_with(chat.suffix())) {
+            Some(chat) => AutoEscape::Custom(chat.suffix().into()),
+            None => AutoEscape::None,
+        }
+    });
+    env.set_formatter(write_value);
     filters::add(&mut env);
     env
 });
 
 /// The end of the names of templates that escape what they insert.
 const HTML: &str = ".html";
+
+/// A chat that reads markup in a message, which nothing but the template itself may bring in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Chat {
+    /// Slack's mrkdwn.
+    Slack,
+    /// Discord's Markdown.
+    Discord,
+    /// Telegram's HTML.
+    Telegram,
+}
+
+impl Chat {
+    const ALL: [Chat; 3] = [Chat::Slack, Chat::Discord, Chat::Telegram];
+
+    /// The end of the names of templates for it.
+    const fn suffix(self) -> &'static str {
+        match self {
+            Chat::Slack => ".slack",
+            Chat::Discord => ".discord",
+            Chat::Telegram => ".telegram",
+        }
+    }
+
+    /// The text so that it is only read: nobody is mentioned by it, and it brings no markup.
+    pub fn escape(self, text: &str) -> String {
+        match self {
+            Chat::Slack => filters::slack_text(text),
+            Chat::Discord => filters::discord(text),
+            Chat::Telegram => filters::telegram_text(text),
+        }
+    }
+}
+
+/// Writes what a template inserts, escaped as its name asks.
+fn write_value(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
+    let chat = match state.auto_escape() {
+        AutoEscape::Custom(suffix) => Chat::ALL.into_iter().find(|chat| chat.suffix() == suffix),
+        _ => return minijinja::escape_formatter(out, state, value),
+    };
+    match chat {
+        Some(chat) if !value.is_safe() && !value.is_undefined() => out.write_str(&chat.escape(&value.to_string())),
+        _ => write!(out, "{value}"),
+    }
+    .map_err(Error::from)
+}
 
 /// Why an expression cannot be compiled or gave no result.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,6 +170,11 @@ impl Template {
     /// The same; what it inserts is escaped for HTML.
     pub fn html(at: &str, source: &str) -> Result<Self, MappingError> {
         Self::named(at, format!("{at}{HTML}"), source)
+    }
+
+    /// The same; what it inserts is escaped for a chat, unless it says `| safe`.
+    pub fn chat(at: &str, chat: Chat, source: &str) -> Result<Self, MappingError> {
+        Self::named(at, format!("{at}{}", chat.suffix()), source)
     }
 
     /// The same for an address of several parts, as a broker's topics are. A value that is inserted stays within its part: each character
@@ -278,5 +338,23 @@ mod tests {
     fn filters_hold_or_not() {
         assert!(Expr::new("when", "data.score >= 50 and data.fields.vip").unwrap().holds(&event()).unwrap());
         assert!(!Expr::new("when", "data.company").unwrap().holds(&event()).unwrap());
+    }
+
+    #[test]
+    fn a_template_for_a_chat_escapes_what_it_inserts_and_nothing_else() {
+        let event = Event::parse(br#"{"data":{"name":"<b> *x* @all","phone":null,"score":5}}"#).unwrap();
+        let said = |chat, source: &str| Template::chat("text", chat, source).and_then(|t| t.render(&event)).unwrap();
+        assert_eq!(
+            said(Chat::Slack, "*Name:* {{ data.name }}{{ data.phone }} {{ data.score }}"),
+            "*Name:* &lt;b&gt; \u{2217}x\u{2217} @all 5"
+        );
+        assert_eq!(said(Chat::Discord, "**Name:** {{ data.name }}"), "**Name:** \\<b\\> \\*x\\* \\@all");
+        assert_eq!(said(Chat::Telegram, "<b>Name:</b> {{ data.name }}"), "<b>Name:</b> &lt;b&gt; *x* @\u{2060}all");
+        assert_eq!(said(Chat::Slack, "{{ data.name | upper }}"), "&lt;B&gt; \u{2217}X\u{2217} @ALL");
+        assert_eq!(said(Chat::Slack, "{{ data.name | safe }}"), "<b> *x* @all", "the file may say that it knows better");
+        assert_eq!(said(Chat::Slack, "{{ data.name | escape_slack }}"), "&lt;b&gt; *x* @all", "once is enough");
+        assert_eq!(said(Chat::Slack, "{% set n %}{{ data.name }}{% endset %}{{ n }}"), "&lt;b&gt; \u{2217}x\u{2217} @all");
+        assert_eq!(Template::new("text", "{{ data.name }}").unwrap().render(&event).unwrap(), "<b> *x* @all");
+        assert_eq!(Template::html("text", "{{ data.name }}").unwrap().render(&event).unwrap(), "&lt;b&gt; *x* @all");
     }
 }

@@ -18,6 +18,7 @@ mod backup;
 mod bad_http;
 mod bounds;
 mod brokers;
+mod chat;
 mod cli;
 mod clock;
 mod config;

@@ -3,21 +3,30 @@
 //! A reader must note every fault and go on, so that all of them are reported together.
 
 mod airtable;
+mod alertmanager;
 mod broker;
+mod chat;
 mod clickhouse;
 mod columns;
+mod discord;
 #[cfg(feature = "email")]
 mod email;
 mod files;
 mod google_sheets;
 mod hubspot;
 mod mailchimp;
+mod matrix;
 mod mqtt;
 mod nats;
+mod ntfy;
+mod pagerduty;
 mod pipedrive;
 mod postgres;
 mod s3;
 mod salesforce;
+mod slack;
+mod teams;
+mod telegram;
 mod warehouse;
 mod webhook;
 mod zoho;
@@ -28,7 +37,7 @@ use crate::delivery::{Wire, is_local};
 use crate::destination::Connector;
 use crate::destination::crm::Fields;
 use crate::event::{Context, Draft, Kind};
-use crate::mapping::{Event, Expr, MappingError, Shape, Template};
+use crate::mapping::{Chat, Event, Expr, MappingError, Shape, Template};
 use crate::secret::Hidden;
 use crate::time::Wall;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -64,6 +73,14 @@ type Reader = fn(&mut Given<'_, '_, '_, '_>) -> Option<Made>;
 /// Every type there is, by the word for it.
 const TYPES: &[(&str, Reader)] = &[
     ("webhook", webhook::read),
+    ("slack", slack::read),
+    ("discord", discord::read),
+    ("telegram", telegram::read),
+    ("ntfy", ntfy::read),
+    ("teams", teams::read),
+    ("matrix", matrix::read),
+    ("pagerduty", pagerduty::read),
+    ("alertmanager", alertmanager::read),
     ("google_sheets", google_sheets::read),
     ("airtable", airtable::read),
     ("csv", files::csv),
@@ -85,7 +102,8 @@ const TYPES: &[(&str, Reader)] = &[
     ("s3", s3::read),
 ];
 
-/// Which events a destination takes when it does not say: a CRM has no use for a reply, and some can only create.
+/// Which events a destination takes when it does not say: a CRM has no use for a reply, and some can only create; alerting wakes people for
+/// the device, not for a lead.
 pub fn default_events(table: &Table<'_, '_, '_>) -> &'static [&'static str] {
     let value = |key| table.text(key).map(|text| text.value);
     match value("type").as_deref() {
@@ -93,6 +111,7 @@ pub fn default_events(table: &Table<'_, '_, '_>) -> &'static [&'static str] {
         Some("salesforce") if value("mode").as_deref() == Some("rest") => &["lead.created", "lead.updated", "lead.status_changed"],
         Some("salesforce" | "pipedrive") => &["lead.created"],
         Some("mailchimp") => &["lead.created", "lead.updated"],
+        Some("pagerduty" | "alertmanager") => &["storage.*", "destination.*"],
         _ => &["lead.*"],
     }
 }
@@ -192,6 +211,9 @@ impl Given<'_, '_, '_, '_> {
     /// An address that is itself a secret: a text, or a table as in [`Given::hidden`].
     pub fn secret_url(&mut self, key: &'static str) -> Option<Url> {
         let text = self.hidden(key)?;
+        if secrets::is_unseen(&text.value) {
+            return Url::parse("https://credential.invalid/").ok();
+        }
         self.checked(&text)
     }
 
@@ -254,6 +276,20 @@ impl Given<'_, '_, '_, '_> {
     pub fn html_template(&self, key: &'static str) -> Option<Template> {
         let text = self.table.name(key)?;
         self.samples.html_template(self.table.report(), key, &text)
+    }
+
+    /// A text for a chat with `{{ … }}` in it, which escapes what it inserts, with a default that is known to be right. `None` for the chat:
+    /// it reads no markup.
+    pub fn chat_or(&self, key: &'static str, chat: Option<Chat>, default: &str) -> Option<Template> {
+        let compiled = |source: &str| match chat {
+            Some(chat) => Template::chat(key, chat, source),
+            None => Template::new(key, source),
+        };
+        if !self.table.has(key) {
+            return compiled(default).ok();
+        }
+        let text = self.table.name(key)?;
+        self.samples.tried(self.table.report(), &text, compiled(&text.value), |template, event| template.render(event).map(drop))
     }
 
     /// A table of expressions, in the order of the file; `None` when it is absent.

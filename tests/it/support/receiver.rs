@@ -62,6 +62,11 @@ impl Reply {
         self.headers.push((name, value.into()));
         self
     }
+
+    pub fn body(mut self, body: impl Into<String>) -> Self {
+        self.body = body.into();
+        self
+    }
 }
 
 type Script = dyn Fn(&Delivery) -> Reply + Send + Sync;
