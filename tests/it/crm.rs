@@ -365,7 +365,7 @@ fn pipedrive(company: &Shared<Company>) -> Receiver {
                 return done(json!({ "items": items }));
             }
             ("GET", "/api/v1/leads") => {
-                let mine = |l: &&Value| l["person_id"].to_string() == query["person_id"];
+                let mine = |l: &&Value| l["person_id"].as_u64() == query["person_id"].parse().ok();
                 return done(Value::Array(company.leads.iter().filter(mine).cloned().collect()));
             }
             ("GET", "/api/v1/notes") => {
@@ -428,6 +428,27 @@ fn a_person_a_lead_and_a_note_are_made_once_however_many_answers_get_lost() {
     assert_eq!((&company.leads[0]["person_id"], &company.leads[1]["person_id"]), (&json!(1), &json!(1)));
     assert!(company.notes[0]["content"].as_str().unwrap().starts_with("&lt;b&gt;Call&lt;/b&gt; me<br>"), "{}", company.notes[0]);
     assert!(!log.contains("jane@example.com"), "{log}");
+}
+
+#[test]
+fn a_daemon_killed_between_the_steps_ends_them_and_makes_nothing_twice() {
+    let company = Shared::<Company>::default();
+    let receiver = pipedrive(&company);
+    let home = pipedrive_home(&receiver, "");
+    let daemon = Daemon::start(&home);
+    let client = Client::new(daemon.address);
+    for n in 0..12 {
+        client.lead(&json!({"name":format!("Jane {n}"),"email":format!("jane{n}@example.com"),"message":"Hello"}));
+    }
+    let mut daemon = daemon;
+    for made in [1, 4, 8] {
+        eventually("some are made", || company.lock().unwrap().leads.len() >= made);
+        daemon.kill();
+        daemon = Daemon::start(&home);
+    }
+    eventually("all notes", || company.lock().unwrap().notes.len() == 12);
+    let company = company.lock().unwrap();
+    assert_eq!((company.persons.len(), company.leads.len(), company.notes.len()), (12, 12, 12));
 }
 
 #[test]
