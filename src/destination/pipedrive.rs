@@ -3,7 +3,7 @@
 //! Pipedrive has no upsert, so each step looks before it creates. The lead is known again by a mark at the end of its title, asked for among
 //! the person's leads: the list is never behind, as a search is. Nothing that exists is changed.
 
-use super::crm::{Fields, bytes, delivered, kept, shown_with_path, unclear, under, word};
+use super::crm::{Fields, bytes, delivered, kept, shown_whole, unclear, under, word};
 use super::{Answer, Class, Connector, HttpRequest, Incoming, Memory, Moment, Next, Record, Response, Verdict, judge, place};
 use crate::mapping::{Event, MappingError, Template};
 use crate::secret::Hidden;
@@ -214,7 +214,7 @@ impl Pipedrive {
     }
 
     fn with_token(&self, request: HttpRequest) -> HttpRequest {
-        let mut request = shown_with_path(request).header("Accept", "application/json").secret_header("x-api-token", self.token.0.clone());
+        let mut request = shown_whole(request).header("Accept", "application/json").secret_header("x-api-token", self.token.0.clone());
         request.wanted = &["x-ratelimit-reset", "x-daily-ratelimit-token-remaining"];
         request.answer_bytes_max = ANSWER_BYTES_MAX;
         request

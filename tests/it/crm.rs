@@ -597,7 +597,11 @@ fn every_crm_shows_the_request_it_would_make() {
             "secret = \"pat-0123456789\"",
             vec!["POST to crm (https://api.hubapi.com/crm/objects/2026-03/contacts/batch/upsert)", "\"firstname\":\"Jane\""],
         ),
-        ("salesforce", "oid = \"00D0\"", vec!["POST to crm (https://webto.salesforce.com/servlet/servlet.WebToLead)", "last_name=Smith"]),
+        (
+            "salesforce",
+            "oid = \"00D0\"",
+            vec!["POST to crm (https://webto.salesforce.com/servlet/servlet.WebToLead?encoding=UTF-8)", "last_name=Smith"],
+        ),
         (
             "salesforce",
             "mode = \"rest\"\nurl = \"https://x.my.salesforce.com\"\nclient_id = \"c\"\nclient_secret = \"s\"\nexternal_id_field = \"Id__c\"",
@@ -606,7 +610,9 @@ fn every_crm_shows_the_request_it_would_make() {
         (
             "pipedrive",
             "url = \"https://x.pipedrive.com\"\nsecret = \"0123456789\"",
-            vec!["GET to crm (https://x.pipedrive.com/api/v2/persons/search)"],
+            vec![
+                "GET to crm (https://x.pipedrive.com/api/v2/persons/search?term=jane%40example.com&fields=email&exact_match=true&limit=1)",
+            ],
         ),
         (
             "zoho",
@@ -616,7 +622,10 @@ fn every_crm_shows_the_request_it_would_make() {
         (
             "mailchimp",
             "secret = \"0123456789-us21\"\nlist = \"a1\"\nrequire_consent = false",
-            vec!["PUT to crm (https://us21.api.mailchimp.com/3.0/lists/a1/members/9e26471d35a78862c17e467d87cddedf)", "\"FNAME\":\"Jane\""],
+            vec![
+                "PUT to crm (https://us21.api.mailchimp.com/3.0/lists/a1/members/9e26471d35a78862c17e467d87cddedf?skip_merge_validation=true)",
+                "\"FNAME\":\"Jane\"",
+            ],
         ),
     ] {
         let home = Home::new(&destination(kind, keys));
