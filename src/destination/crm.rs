@@ -77,9 +77,9 @@ pub fn under(url: &Url, path: &str, query: &[(&str, &str)]) -> Url {
     whole
 }
 
-/// A request is shown with its path, which holds no secret here, but without its query, which may name the lead.
-pub fn shown_with_path(mut request: HttpRequest) -> HttpRequest {
-    request.shown = format!("{}{}", super::place(&request.url), request.url.path());
+/// A request is shown with its whole address, which holds no secret here.
+pub fn shown_whole(mut request: HttpRequest) -> HttpRequest {
+    request.shown = request.url.to_string();
     request
 }
 

@@ -4,8 +4,7 @@
 //! comes back with its result or its error. A property that does not exist fails the whole batch, so that each is tried by itself.
 
 use super::crm::{
-    ANSWER_BYTES_MAX, Fields, Verdicts, bytes, delivered, kept, nothing_to_send, rejected, rounds, shown_with_path, text, unclear, under,
-    word,
+    ANSWER_BYTES_MAX, Fields, Verdicts, bytes, delivered, kept, nothing_to_send, rejected, rounds, shown_whole, text, unclear, under, word,
 };
 use super::{Answer, Batch, Class, Connector, HttpRequest, Incoming, Memory, Moment, Next, Record, Response, Verdict, judge, place};
 use crate::mapping::{Event, MappingError};
@@ -147,7 +146,7 @@ impl HubSpot {
             .body("application/json", bytes(&json!({ "inputs": inputs }))?)
             .secret_header("Authorization", format!("Bearer {}", self.token.0));
         request.answer_bytes_max = ANSWER_BYTES_MAX;
-        Ok(shown_with_path(request))
+        Ok(shown_whole(request))
     }
 
     /// What an answer says about each record of its round; an error where it is about all of them.

@@ -3,7 +3,7 @@
 //! <https://mailchimp.com/developer/marketing/api/list-members/add-or-update-list-member/>: a member is put where the digest of the address
 //! says, so that twice is once. Somebody who has not consented must never get there, nor may one who left be brought back.
 
-use super::crm::{Fields, bytes, kept, nothing_to_send, shown_with_path, under, word};
+use super::crm::{Fields, bytes, kept, nothing_to_send, shown_whole, under, word};
 use super::{Answer, Class, Connector, HttpRequest, Incoming, Memory, Moment, Next, Record, Verdict, judge, place};
 use crate::mapping::{Event, Expr, MappingError};
 use crate::secret::Hidden;
@@ -94,7 +94,7 @@ impl Mailchimp {
         let request = HttpRequest::new(Method::PUT, under(&self.url, &path, query))
             .body("application/json", record.body.to_vec())
             .secret_header("Authorization", format!("Basic {}", STANDARD.encode(format!("leadsbotd:{}", self.key.0))));
-        shown_with_path(request)
+        shown_whole(request)
     }
 
     /// <https://mailchimp.com/developer/marketing/docs/errors/>

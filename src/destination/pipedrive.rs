@@ -3,7 +3,7 @@
 //! Pipedrive has no upsert, so each step looks before it creates. The lead is known again by a mark at the end of its title, asked for among
 //! the person's leads: the list is never behind, as a search is. Nothing that exists is changed.
 
-use super::crm::{Fields, bytes, delivered, kept, shown_with_path, unclear, under, word};
+use super::crm::{Fields, bytes, delivered, kept, shown_whole, unclear, under, word};
 use super::{Answer, Class, Connector, HttpRequest, Incoming, Memory, Moment, Next, Record, Response, Verdict, judge, place};
 use crate::mapping::{Event, MappingError, Template};
 use crate::secret::Hidden;
@@ -26,6 +26,8 @@ const TITLE_CHARS_MAX: usize = 200;
 const MARK_DIGITS: usize = 8;
 /// Leads of a person that are looked through, newest first; one page of Pipedrive's.
 const LEADS_MAX: &str = "500";
+/// How often it is asked whether the next day has begun.
+const DAY_IS_OVER: Duration = Duration::from_secs(3600);
 /// Such a page is long.
 const ANSWER_BYTES_MAX: usize = 2 << 20;
 
@@ -212,8 +214,8 @@ impl Pipedrive {
     }
 
     fn with_token(&self, request: HttpRequest) -> HttpRequest {
-        let mut request = shown_with_path(request).header("Accept", "application/json").secret_header("x-api-token", self.token.0.clone());
-        request.wanted = &["x-ratelimit-reset"];
+        let mut request = shown_whole(request).header("Accept", "application/json").secret_header("x-api-token", self.token.0.clone());
+        request.wanted = &["x-ratelimit-reset", "x-daily-ratelimit-token-remaining"];
         request.answer_bytes_max = ANSWER_BYTES_MAX;
         request
     }
@@ -235,11 +237,17 @@ fn refine(verdict: &mut Verdict, response: &Response, said: &Value) {
             "HTTP 401: Pipedrive does not know the API token; copy it anew from the user's settings".clone_into(&mut verdict.reason);
         }
         429 => {
-            let seconds = response.header("x-ratelimit-reset").and_then(|seconds| seconds.trim().parse().ok());
-            // What is more than a day is a time, not a wait.
-            let reset = seconds.filter(|seconds| *seconds <= 86_400).map(Duration::from_secs);
-            verdict.wait = verdict.wait.or(reset);
-            "HTTP 429: too many requests, or the day's token budget of the company is used up".clone_into(&mut verdict.reason);
+            // The window of two seconds opens again at once; the day's budget at midnight UTC, and who asks all day is blocked.
+            if response.header("x-daily-ratelimit-token-remaining").is_some_and(|left| left.trim() == "0") {
+                verdict.wait = verdict.wait.max(Some(DAY_IS_OVER));
+                "HTTP 429: the day's token budget of the company is used up".clone_into(&mut verdict.reason);
+            } else {
+                let seconds = response.header("x-ratelimit-reset").and_then(|seconds| seconds.trim().parse().ok());
+                // What is more than a day is a time, not a wait.
+                let reset = seconds.filter(|seconds| *seconds <= 86_400).map(Duration::from_secs);
+                verdict.wait = verdict.wait.or(reset);
+                "HTTP 429: too many requests".clone_into(&mut verdict.reason);
+            }
         }
         400..=499 if verdict.class == Class::Rejected => {
             verdict.reason = format!("HTTP {}: Pipedrive does not take this; see the answer", response.status);
@@ -326,5 +334,9 @@ mod tests {
         let headers = vec![("x-ratelimit-reset".to_owned(), "2".to_owned())];
         let slow = Answer::Response(Response { status: 429, headers, ..Response::default() });
         assert_eq!(trying::judged(&pipedrive(), EVENT, &[slow]).wait, Some(Duration::from_secs(2)));
+        let headers =
+            vec![("x-ratelimit-reset".to_owned(), "2".to_owned()), ("x-daily-ratelimit-token-remaining".to_owned(), "0".to_owned())];
+        let spent = Answer::Response(Response { status: 429, headers, ..Response::default() });
+        assert_eq!(trying::judged(&pipedrive(), EVENT, &[spent]).wait, Some(DAY_IS_OVER));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The form is answered 200 whatever happens: it must never be told as more than "Salesforce took the form".
 
-use super::crm::{Fields, bytes, delivered, kept, shown_with_path, text, under, word};
+use super::crm::{Fields, bytes, delivered, kept, shown_whole, text, under, word};
 use super::oauth::{Access, OAuth};
 use super::{Answer, Class, Connector, HttpRequest, Incoming, Memory, Moment, Next, Record, Response, Verdict, judge, place};
 use crate::mapping::{Event, MappingError};
@@ -76,7 +76,7 @@ impl Connector for WebToLead {
             let mut request = HttpRequest::new(Method::POST, self.url.clone())
                 .body("application/x-www-form-urlencoded;charset=UTF-8", record.body.to_vec());
             request.wanted = &["is-processed"];
-            return Ok(shown_with_path(request).send());
+            return Ok(shown_whole(request).send());
         };
         let mut verdict = judge(&self.url, answer, moment);
         if let (Class::Delivered, Answer::Response(response)) = (verdict.class, answer) {
@@ -174,7 +174,7 @@ impl Rest {
         let request = HttpRequest::new(Method::PATCH, under(&self.instance(memory), &path, &[]))
             .body("application/json", bytes(kept.get("fields").unwrap_or(&Value::Null))?)
             .secret_header("Authorization", format!("Bearer {token}"));
-        Ok(shown_with_path(request))
+        Ok(shown_whole(request))
     }
 
     /// <https://developer.salesforce.com/docs/atlas.en-us.api_rest.meta/api_rest/errorcodes.htm>

@@ -2,9 +2,7 @@
 //!
 //! <https://www.zoho.com/crm/developer/docs/api/v8/upsert-records.html>: the results stand in the order of the request, each with a code.
 
-use super::crm::{
-    ANSWER_BYTES_MAX, Fields, Verdicts, bytes, delivered, kept, rejected, rounds, shown_with_path, text, unclear, under, word,
-};
+use super::crm::{ANSWER_BYTES_MAX, Fields, Verdicts, bytes, delivered, kept, rejected, rounds, shown_whole, text, unclear, under, word};
 use super::oauth::{Access, OAuth};
 use super::{Answer, Batch, Class, Connector, HttpRequest, Incoming, Memory, Moment, Next, Record, Response, Verdict, judge, place};
 use crate::mapping::{Event, MappingError};
@@ -105,7 +103,7 @@ impl Zoho {
             .body("application/json", bytes(&body)?)
             .secret_header("Authorization", format!("Zoho-oauthtoken {token}"));
         request.answer_bytes_max = ANSWER_BYTES_MAX;
-        Ok(shown_with_path(request))
+        Ok(shown_whole(request))
     }
 
     fn judge_round(&self, round: &[usize], answer: &Answer, moment: &Moment, verdicts: &mut Verdicts) -> Result<(), Verdict> {

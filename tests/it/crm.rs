@@ -365,7 +365,7 @@ fn pipedrive(company: &Shared<Company>) -> Receiver {
                 return done(json!({ "items": items }));
             }
             ("GET", "/api/v1/leads") => {
-                let mine = |l: &&Value| l["person_id"].to_string() == query["person_id"];
+                let mine = |l: &&Value| l["person_id"].as_u64() == query["person_id"].parse().ok();
                 return done(Value::Array(company.leads.iter().filter(mine).cloned().collect()));
             }
             ("GET", "/api/v1/notes") => {
@@ -428,6 +428,27 @@ fn a_person_a_lead_and_a_note_are_made_once_however_many_answers_get_lost() {
     assert_eq!((&company.leads[0]["person_id"], &company.leads[1]["person_id"]), (&json!(1), &json!(1)));
     assert!(company.notes[0]["content"].as_str().unwrap().starts_with("&lt;b&gt;Call&lt;/b&gt; me<br>"), "{}", company.notes[0]);
     assert!(!log.contains("jane@example.com"), "{log}");
+}
+
+#[test]
+fn a_daemon_killed_between_the_steps_ends_them_and_makes_nothing_twice() {
+    let company = Shared::<Company>::default();
+    let receiver = pipedrive(&company);
+    let home = pipedrive_home(&receiver, "");
+    let daemon = Daemon::start(&home);
+    let client = Client::new(daemon.address);
+    for n in 0..12 {
+        client.lead(&json!({"name":format!("Jane {n}"),"email":format!("jane{n}@example.com"),"message":"Hello"}));
+    }
+    let mut daemon = daemon;
+    for made in [1, 4, 8] {
+        eventually("some are made", || company.lock().unwrap().leads.len() >= made);
+        daemon.kill();
+        daemon = Daemon::start(&home);
+    }
+    eventually("all notes", || company.lock().unwrap().notes.len() == 12);
+    let company = company.lock().unwrap();
+    assert_eq!((company.persons.len(), company.leads.len(), company.notes.len()), (12, 12, 12));
 }
 
 #[test]
@@ -576,7 +597,11 @@ fn every_crm_shows_the_request_it_would_make() {
             "secret = \"pat-0123456789\"",
             vec!["POST to crm (https://api.hubapi.com/crm/objects/2026-03/contacts/batch/upsert)", "\"firstname\":\"Jane\""],
         ),
-        ("salesforce", "oid = \"00D0\"", vec!["POST to crm (https://webto.salesforce.com/servlet/servlet.WebToLead)", "last_name=Smith"]),
+        (
+            "salesforce",
+            "oid = \"00D0\"",
+            vec!["POST to crm (https://webto.salesforce.com/servlet/servlet.WebToLead?encoding=UTF-8)", "last_name=Smith"],
+        ),
         (
             "salesforce",
             "mode = \"rest\"\nurl = \"https://x.my.salesforce.com\"\nclient_id = \"c\"\nclient_secret = \"s\"\nexternal_id_field = \"Id__c\"",
@@ -585,7 +610,9 @@ fn every_crm_shows_the_request_it_would_make() {
         (
             "pipedrive",
             "url = \"https://x.pipedrive.com\"\nsecret = \"0123456789\"",
-            vec!["GET to crm (https://x.pipedrive.com/api/v2/persons/search)"],
+            vec![
+                "GET to crm (https://x.pipedrive.com/api/v2/persons/search?term=jane%40example.com&fields=email&exact_match=true&limit=1)",
+            ],
         ),
         (
             "zoho",
@@ -595,7 +622,10 @@ fn every_crm_shows_the_request_it_would_make() {
         (
             "mailchimp",
             "secret = \"0123456789-us21\"\nlist = \"a1\"\nrequire_consent = false",
-            vec!["PUT to crm (https://us21.api.mailchimp.com/3.0/lists/a1/members/9e26471d35a78862c17e467d87cddedf)", "\"FNAME\":\"Jane\""],
+            vec![
+                "PUT to crm (https://us21.api.mailchimp.com/3.0/lists/a1/members/9e26471d35a78862c17e467d87cddedf?skip_merge_validation=true)",
+                "\"FNAME\":\"Jane\"",
+            ],
         ),
     ] {
         let home = Home::new(&destination(kind, keys));
