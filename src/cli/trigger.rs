@@ -116,7 +116,10 @@ impl Prepared {
         for (name, value) in &shown.headers {
             say(&format!("  {name}: {value}"));
         }
-        say(&indent(&shown.body));
+        // Some bodies are many lines: mails, rows.
+        for line in shown.body.split(|byte| *byte == b'\n') {
+            say(&indent(line.strip_suffix(b"\r").unwrap_or(line)));
+        }
     }
 }
 
