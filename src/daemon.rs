@@ -4,16 +4,17 @@
 
 use crate::capture::{Edge, Live, Server, ServerError};
 use crate::config::Config;
-use crate::delivery::{self, Assignment, Lanes};
+use crate::delivery::{self, Assignment, Lanes, is_ours};
+use crate::destination::Spec;
 use crate::event;
 use crate::intake::Router;
 use crate::mapping::Event;
 use crate::store::{self, Damage, Level, Room, Route, Store, Writer};
 use crate::time::{Clock, human};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -24,6 +25,8 @@ const DRAIN: Duration = Duration::from_secs(5);
 const LANES_STOP: Duration = Duration::from_secs(10);
 /// How often it is looked whether the daemon can go on.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
+/// How often the destinations are looked after.
+const LOOK_AFTER_EVERY: Duration = Duration::from_secs(5);
 /// An edge that takes longer to answer is not fed to the watchdog.
 const EDGE_PATIENCE: Duration = Duration::from_secs(10);
 /// A writer that takes longer to come round than this is not fed to the watchdog.
@@ -109,6 +112,7 @@ impl Daemon {
         let (stop, stopped) = watch::channel(false);
         let addresses = server.addresses.clone();
         let filters = Filters(edge.router());
+        runtime.spawn(look_after(Arc::downgrade(&edge), stopped.clone()));
         let serving = runtime.spawn(server.serve(Arc::clone(&edge), stopped, DRAIN));
         // Visitors first: what is in a damaged file has waited, and can wait a little longer.
         store.carry_over(Box::new(filters))?;
@@ -162,11 +166,6 @@ impl Daemon {
         self.store.lived();
         self.runtime.shutdown_background();
     }
-}
-
-/// Whether this machine has the address at present.
-fn is_ours(ip: IpAddr) -> bool {
-    UdpSocket::bind((ip, 0)).is_ok()
 }
 
 /// Whether somebody who asks at this address gets an answer, be it that there are too many just now.
@@ -277,6 +276,26 @@ fn announce_alarms(store: &Store, edge: &Arc<Edge>) {
     store.on_space(tell);
 }
 
+/// Looks after the destinations until the stop.
+async fn look_after(edge: Weak<Edge>, mut stopped: watch::Receiver<bool>) {
+    let mut lookout = None;
+    while !*stopped.borrow() {
+        tokio::select! {
+            _ = stopped.changed() => return,
+            () = tokio::time::sleep(LOOK_AFTER_EVERY) => {}
+        }
+        let Some(edge) = edge.upgrade() else { return };
+        let known = lookout.take();
+        let looked = tokio::task::spawn_blocking(move || {
+            let mut lookout = known.unwrap_or_else(|| edge.lookout());
+            edge.look_after(&mut lookout);
+            lookout
+        });
+        // After a fault of our own it begins anew, with what is on the disk.
+        lookout = looked.await.ok();
+    }
+}
+
 /// Numbers the destinations, gives the lanes their work, and makes what requests are answered from.
 fn assign(config: &Config, store: &Store, lanes: &Lanes) -> Result<Live, DaemonError> {
     let names = config.destinations.iter().map(|d| d.spec.name.clone()).collect();
@@ -288,10 +307,15 @@ fn assign(config: &Config, store: &Store, lanes: &Lanes) -> Result<Live, DaemonE
         routed.push((dest, Arc::clone(&d.spec)));
         assignments.push(Assignment { dest, spec: Arc::clone(&d.spec), policy: d.policy.clone(), transport });
     }
-    lanes.assign(assignments)?;
+    let print = |(dest, spec): &(i64, Arc<Spec>)| Some((*dest, spec.connector.secrets().first()?.fingerprint(store.ids().bytes())));
+    let new_secrets = store.changed_secrets(&routed.iter().filter_map(print).collect::<Vec<_>>()).unwrap_or_else(|e| {
+        log::warn!("it cannot be known whose secret was changed: {e}");
+        Vec::new()
+    });
+    lanes.assign(assignments, &new_secrets)?;
     warn_of_orphans(store, &routed.iter().map(|(dest, _)| *dest).collect::<Vec<_>>());
     let router = Router { device: config.device.clone(), limits: config.capture.lead.clone(), destinations: routed };
-    Ok(Live { options: config.capture.clone(), router: Arc::new(router) })
+    Ok(Live { options: config.capture.clone(), router: Arc::new(router), alarms: config.alarms.clone() })
 }
 
 /// A queue without a destination in the configuration is kept, but nobody would look for it.

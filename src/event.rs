@@ -24,19 +24,28 @@ pub enum Kind {
     StorageLow,
     /// `storage.wear`: likewise.
     StorageWear,
+    /// `destination.failing`: likewise, never sent to the one that is failing.
+    DestinationFailing,
+    /// `destination.recovered`: likewise.
+    DestinationRecovered,
+    /// `device.heartbeat`: likewise.
+    DeviceHeartbeat,
     /// `test.ping`
     TestPing,
 }
 
 impl Kind {
     /// All kinds this version makes.
-    pub const ALL: [Kind; 7] = [
+    pub const ALL: [Kind; 10] = [
         Kind::LeadCreated,
         Kind::LeadUpdated,
         Kind::LeadStatusChanged,
         Kind::LeadReplied,
         Kind::StorageLow,
         Kind::StorageWear,
+        Kind::DestinationFailing,
+        Kind::DestinationRecovered,
+        Kind::DeviceHeartbeat,
         Kind::TestPing,
     ];
 
@@ -49,6 +58,9 @@ impl Kind {
             Kind::LeadReplied => "lead.replied",
             Kind::StorageLow => "storage.low",
             Kind::StorageWear => "storage.wear",
+            Kind::DestinationFailing => "destination.failing",
+            Kind::DestinationRecovered => "destination.recovered",
+            Kind::DeviceHeartbeat => "device.heartbeat",
             Kind::TestPing => "test.ping",
         }
     }
@@ -180,21 +192,43 @@ impl Draft {
 
     /// An invented event of this kind, for tests of a connection and of expressions.
     pub fn sample(kind: Kind, at: Wall, context: &Context) -> Result<Self, Unserialisable> {
-        let of_device: Option<&[(&str, Value)]> = match kind {
+        let of_device: Option<Vec<(&str, Value)>> = match kind {
             Kind::StorageLow => {
-                Some(&[("level", "low".into()), ("used_bytes", 900.into()), ("max_bytes", 1000.into()), ("free_bytes", 5000.into())])
+                Some(vec![("level", "low".into()), ("used_bytes", 900.into()), ("max_bytes", 1000.into()), ("free_bytes", 5000.into())])
             }
-            Kind::StorageWear => Some(&[
+            Kind::StorageWear => Some(vec![
                 ("day", "2026-11-23".into()),
                 ("written_bytes", 1_200_000.into()),
                 ("budget_bytes", 1_000_000.into()),
                 ("leads", 20.into()),
                 ("deliveries", 40.into()),
             ]),
+            Kind::DestinationFailing => Some(vec![
+                ("destination", "crm".into()),
+                ("state", "blocked".into()),
+                ("reason", "HTTP 401: the receiver does not accept this sender; compare the secrets and its access rules".into()),
+                ("since", "2026-11-23T12:00:00.000Z".into()),
+                ("waiting", 12.into()),
+                ("oldest_at", "2026-11-23T11:00:00.000Z".into()),
+            ]),
+            Kind::DestinationRecovered => Some(vec![
+                ("destination", "crm".into()),
+                ("state", "open".into()),
+                ("reason", "".into()),
+                ("since", Value::Null),
+                ("waiting", 0.into()),
+                ("oldest_at", Value::Null),
+            ]),
+            Kind::DeviceHeartbeat => Some(vec![
+                ("version", env!("CARGO_PKG_VERSION").into()),
+                ("uptime_seconds", 86_400.into()),
+                ("waiting", 0.into()),
+                ("troubled", 0.into()),
+            ]),
             _ => None,
         };
         if let Some(data) = of_device {
-            let data = data.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+            let data = data.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
             return Self::of_device(kind, at, &data, context);
         }
         let mut lead = sample_lead();
@@ -316,7 +350,7 @@ fn sample_detail(kind: Kind) -> Detail {
                 Reply { text: "This is a test.".to_owned(), channel: text("email"), direction: "outbound".to_owned(), author: None };
             Detail { reply: Some(reply), ..Detail::default() }
         }
-        Kind::LeadCreated | Kind::StorageLow | Kind::StorageWear | Kind::TestPing => Detail::default(),
+        _ => Detail::default(),
     }
 }
 

@@ -38,6 +38,13 @@ impl Kind {
 #[derive(Clone)]
 pub struct IdKey([u8; 32]);
 
+impl IdKey {
+    /// For digests that only this database can make.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 impl fmt::Debug for IdKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("IdKey(..)")
@@ -119,12 +126,26 @@ pub fn delivery(event_id: &str, destination: &str) -> String {
     hasher.update(event_id.as_bytes());
     hasher.update(b"\n");
     hasher.update(destination.as_bytes());
+    digested(Kind::Delivery.prefix(), hasher)
+}
+
+/// The id of several events that are sent together: the same for the same ones.
+pub fn batch(event_ids: &[&str]) -> String {
+    let mut hasher = Sha256::new();
+    for id in event_ids {
+        hasher.update(id.as_bytes());
+        hasher.update(b"\n");
+    }
+    digested("bat_", hasher)
+}
+
+fn digested(prefix: &str, hasher: Sha256) -> String {
     let digest = hasher.finalize();
     let high = first_eight(&digest);
     let low = first_eight(digest.get(8..).unwrap_or_default());
     let digits = encode((u128::from(high) << 64) | u128::from(low));
     let mut id = String::with_capacity(4 + DIGITS);
-    id.push_str(Kind::Delivery.prefix());
+    id.push_str(prefix);
     id.extend(digits.iter().map(|b| char::from(*b)));
     id
 }

@@ -1,5 +1,6 @@
 //! From what was said to an event with its destinations: the last step before the store. Touches neither socket nor disk.
 
+use crate::alarm::{Alarm, Seen};
 use crate::destination::Spec;
 use crate::event::{Context, Detail, Device, Draft, Kind, LEAD_ID_OPEN, Unserialisable};
 use crate::id::IdKey;
@@ -19,6 +20,15 @@ pub struct Router {
     pub limits: Limits,
     /// Each destination with its number.
     pub destinations: Vec<(i64, Arc<Spec>)>,
+}
+
+/// What a heartbeat tells.
+#[derive(Debug)]
+pub struct Vitals<'a> {
+    /// Since the machine's boot.
+    pub uptime_ms: i64,
+    /// Every destination.
+    pub destinations: &'a [Seen],
 }
 
 /// Fresh random bits for an id. Comes from the operating system; without them nothing can be captured.
@@ -102,6 +112,44 @@ impl Router {
             ("deliveries", day.deliveries.into()),
         ];
         self.of_device(ids, Kind::StorageWear, data, clock, now)
+    }
+
+    /// `destination.failing` and `destination.recovered`; for everybody who asks but the one it is about.
+    pub fn destination_alarm(
+        &self,
+        ids: &IdKey,
+        alarm: Alarm,
+        seen: &Seen,
+        clock: &'static str,
+        now: Wall,
+    ) -> Result<NewEvent, IntakeError> {
+        let kind = match alarm {
+            Alarm::Failing => Kind::DestinationFailing,
+            Alarm::Recovered => Kind::DestinationRecovered,
+        };
+        let data = [
+            ("destination", seen.name.as_str().into()),
+            ("state", seen.state.into()),
+            ("reason", seen.reason.as_str().into()),
+            ("since", seen.since.map(Wall::rfc3339).into()),
+            ("waiting", seen.waiting.into()),
+            ("oldest_at", seen.oldest.map(Wall::rfc3339).into()),
+        ];
+        let mut event = self.of_device(ids, kind, data, clock, now)?;
+        event.targets.retain(|target| target.dest != seen.dest);
+        Ok(event)
+    }
+
+    /// `device.heartbeat`
+    pub fn heartbeat(&self, ids: &IdKey, vitals: &Vitals<'_>, clock: &'static str, now: Wall) -> Result<NewEvent, IntakeError> {
+        let troubled = vitals.destinations.iter().filter(|seen| !matches!(seen.state, "open" | "paused")).count();
+        let data = [
+            ("version", env!("CARGO_PKG_VERSION").into()),
+            ("uptime_seconds", (vitals.uptime_ms / 1000).into()),
+            ("waiting", vitals.destinations.iter().map(|seen| seen.waiting).sum::<u64>().into()),
+            ("troubled", troubled.into()),
+        ];
+        self.of_device(ids, Kind::DeviceHeartbeat, data, clock, now)
     }
 
     fn of_device<const N: usize>(

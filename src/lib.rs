@@ -3,6 +3,7 @@
 //! The promise: after a 2xx the lead is on the disk with everything it still has to reach, and it will reach it.
 //! ARCHITECTURE.md is the map of this crate.
 
+pub mod alarm;
 pub mod capture;
 pub mod cli;
 pub mod config;

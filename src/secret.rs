@@ -2,6 +2,8 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
 use std::fmt;
 use subtle::ConstantTimeEq;
 
@@ -70,6 +72,12 @@ impl Secret {
             None => text.as_bytes().to_vec(),
         };
         Ok(Self { text: text.to_owned(), standard_key })
+    }
+
+    /// Tells this secret from others, and nothing else of it: the beginning of its digest under a key that others do not have.
+    pub fn fingerprint(&self, key: &[u8]) -> String {
+        let mac = Hmac::<Sha256>::new_from_slice(key).map(|mac| mac.chain_update(self.text.as_bytes()).finalize().into_bytes());
+        mac.map(|digest| digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect()).unwrap_or_default()
     }
 
     /// A new one: `whsec_` and 32 random bytes in base64, which both signatures can use.

@@ -173,7 +173,7 @@ impl Edge {
         self.announce(|router, ids, clock, now| router.storage_wear(ids, day, budget, clock, now));
     }
 
-    fn announce(&self, make: impl FnOnce(&Router, &IdKey, &'static str, Wall) -> Result<NewEvent, IntakeError>) {
+    pub(super) fn announce(&self, make: impl FnOnce(&Router, &IdKey, &'static str, Wall) -> Result<NewEvent, IntakeError>) {
         let line = self.store.timeline();
         let clock = if line.trusted() { event::TRUSTED } else { event::UNTRUSTED };
         match make(&self.live().router, self.store.ids(), clock, line.wall()) {

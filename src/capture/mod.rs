@@ -11,6 +11,7 @@ mod metrics;
 mod pages;
 mod public;
 mod server;
+mod watch;
 
 pub use form::{Consent, Field, FieldKind, Form, Pattern};
 pub use server::{Server, ServerError};
@@ -112,6 +113,8 @@ pub struct Live {
     pub options: Options,
     /// See [`Router`].
     pub router: Arc<Router>,
+    /// What is told of destinations in trouble.
+    pub alarms: crate::alarm::Options,
 }
 
 /// The parts behind the edge.

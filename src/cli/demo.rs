@@ -119,7 +119,9 @@ fn submit(at: SocketAddr) -> Result<String, Failure> {
         .finish();
     let timeouts = Timeouts { connect: Duration::from_secs(5), total: Duration::from_secs(20) };
     let wire = Wire::Http { tls: false };
-    let http = delivery::connect(&Link { wire, timeouts, network: Network::default(), allow_http: false }).map_err(failed)?;
+    let http =
+        delivery::connect(&Link { wire, timeouts, network: Network::default(), allow_http: false, deny_private: false, own: Vec::new() })
+            .map_err(failed)?;
     let request = HttpRequest::new(Method::POST, url)
         .body("application/x-www-form-urlencoded", body.into_bytes())
         .header("Accept", "application/json");

@@ -8,6 +8,7 @@ mod listen;
 mod output;
 mod queue;
 mod receiver;
+mod rotate;
 mod sign;
 mod storage;
 mod trigger;
@@ -94,6 +95,8 @@ enum Command {
 enum SecretCommand {
     /// Print a new secret. Put it into the configuration and into the receiver.
     New,
+    /// Say how to change the secret of a destination without losing an event: what is to be done next, by what the configuration says now.
+    Rotate(rotate::Options),
 }
 
 /// Where a secret comes from.
@@ -229,6 +232,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
             storage::repair(cli, options)
         }
         Command::Secret(SecretCommand::New) => new_secret(cli),
+        Command::Secret(SecretCommand::Rotate(options)) => rotate::run(cli, options),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "leadsbotd", &mut script);

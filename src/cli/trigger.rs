@@ -157,6 +157,7 @@ pub fn run(cli: &Cli, options: &Options) -> Result<(), Failure> {
         let answer = transport.send(request);
         if !cli.json {
             match &answer {
+                Answer::Response(r) if request.confidential() => say(&format!("answer: HTTP {} (hidden)", r.status)),
                 Answer::Response(r) => say(&format!("answer: HTTP {} {}", r.status, plain(&String::from_utf8_lossy(&r.body)))),
                 Answer::Replies(replies) => {
                     for reply in replies {

@@ -3,12 +3,14 @@
 use super::read::{At, Table};
 use super::types::{self, Given, Made, Samples};
 use super::{Destination, SLUG, is_slug};
+use crate::alarm;
 use crate::delivery::{Link, Network, certificates, proxy_is_usable};
 use crate::destination::{Spec, Timeouts};
 use crate::event::Kind;
 use crate::retry::Policy;
 use crate::secret::Hidden;
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use url::Url;
@@ -18,10 +20,14 @@ struct Shared {
     total: Duration,
     policy: Policy,
     network: Network,
+    alarms: alarm::Options,
+    own: Vec<SocketAddr>,
 }
 
-pub fn destinations(root: &Table<'_, '_, '_>, warnings: &mut Vec<String>) -> Vec<Destination> {
-    let shared = delivery(&root.table("delivery"));
+pub fn destinations(root: &Table<'_, '_, '_>, listen: &[SocketAddr], warnings: &mut Vec<String>) -> (Vec<Destination>, alarm::Options) {
+    // A port that is chosen at the start is nobody's yet.
+    let own = listen.iter().copied().filter(|address| address.port() != 0).collect();
+    let shared = delivery(&root.table("delivery"), own);
     let mut names = BTreeSet::new();
     let mut out: Vec<Destination> = Vec::new();
     for table in root.tables("destination") {
@@ -37,10 +43,10 @@ pub fn destinations(root: &Table<'_, '_, '_>, warnings: &mut Vec<String>) -> Vec
         out.extend(destination(&table, name, &shared, warnings));
         table.finish();
     }
-    out
+    (out, shared.alarms)
 }
 
-fn delivery(table: &Table<'_, '_, '_>) -> Shared {
+fn delivery(table: &Table<'_, '_, '_>, own: Vec<SocketAddr>) -> Shared {
     let d = Policy::default();
     let seconds = |key, range, default: Duration| Duration::from_secs(table.number(key, range, default.as_secs()));
     let count = |key, range, default: u32| u32::try_from(table.number(key, range, u64::from(default))).unwrap_or(default);
@@ -82,8 +88,15 @@ fn delivery(table: &Table<'_, '_, '_>) -> Shared {
             Err(message) => table.fault_at(&file, message),
         }
     }
+    let d = alarm::Options::default();
+    let hours = |key, most, default: Option<Duration>| {
+        let hours = table.number(key, 0..=most, default.map_or(0, |d| d.as_secs() / 3600));
+        (hours > 0).then(|| Duration::from_secs(hours * 3600))
+    };
+    let alarms =
+        alarm::Options { held: hours("alarm_held_hours", 720, d.held), age: hours("alarm_age_hours", 8760, d.age), heartbeat: None };
     table.finish();
-    Shared { connect, total, policy, network }
+    Shared { connect, total, policy, network, alarms, own }
 }
 
 /// A wait that grows must not begin beyond its end. One of the two may be a default, so both are named with their values.
@@ -99,7 +112,8 @@ fn destination(table: &Table<'_, '_, '_>, name: Option<At<String>>, shared: &Sha
     let events = events(table);
     let samples = Samples::new(&events);
     let when = table.name("when").and_then(|text| samples.compile(table.report(), "when", &text));
-    let made = types::read(&mut Given { table, samples: &samples, allow_http, warnings });
+    let deny_private = table.flag("deny_private", false);
+    let made = types::read(&mut Given { table, samples: &samples, allow_http, own: &shared.own, warnings });
     let workers = usize::try_from(table.number("workers", 1..=16, 1)).unwrap_or(1);
     let timeouts = Timeouts {
         connect: Duration::from_secs(table.number("connect_timeout_seconds", 1..=300, shared.connect.as_secs())),
@@ -111,13 +125,14 @@ fn destination(table: &Table<'_, '_, '_>, name: Option<At<String>>, shared: &Sha
     policy.rate_per_minute = u32::try_from(rate).ok().filter(|n| *n > 0);
     policy.ramp = Duration::from_secs(table.number("ramp_seconds", 0..=3600, policy.ramp.as_secs()));
     let Made { connector, wire } = made?;
-    let link = Link { wire, timeouts, network: shared.network.clone(), allow_http };
+    let (network, own) = (shared.network.clone(), shared.own.clone());
+    let link = Link { wire, timeouts, network, allow_http, deny_private, own };
     let spec = Spec { name: name?.value, events, when, connector, workers };
     Some(Destination { spec: Arc::new(spec), policy, link })
 }
 
 fn events(table: &Table<'_, '_, '_>) -> Vec<String> {
-    let Some(list) = table.texts("events") else { return vec!["lead.*".to_owned()] };
+    let Some(list) = table.texts("events") else { return types::default_events(table).iter().map(|kind| (*kind).to_owned()).collect() };
     if table.has_empty_list("events") {
         table.fault_of("events", "is empty, so nothing would ever be sent; leave it out for all lead events");
     }

@@ -10,6 +10,7 @@ mod types;
 
 pub use read::Fault;
 
+use crate::alarm;
 use crate::capture::{ApiToken, Form, Options as Capture, Source};
 use crate::delivery::Link;
 use crate::destination::Spec;
@@ -45,6 +46,8 @@ pub struct Config {
     pub storage: Storage,
     /// The receivers.
     pub destinations: Vec<Destination>,
+    /// What is told of destinations in trouble.
+    pub alarms: alarm::Options,
     /// How much is logged.
     pub log_level: log::LevelFilter,
     /// What is not wrong but should be known.
@@ -210,7 +213,7 @@ fn storage(table: &Table<'_, '_, '_>) -> Storage {
 fn read(report: &Report<'_>, root: &DeTable<'_>) -> Config {
     let root = Table::root(report, root);
     let mut warnings = Vec::new();
-    let (device, clock_trusted) = device(&root.table("device"));
+    let (device, clock_trusted, heartbeat) = device(&root.table("device"));
     let mut capture = server(&root.table("server"), &mut warnings);
     capture.forms = form::forms(&root);
     capture.sources = sources(&root);
@@ -227,12 +230,13 @@ fn read(report: &Report<'_>, root: &DeTable<'_>) -> Config {
         }
     });
     log.finish();
-    let destinations = destination::destinations(&root, &mut warnings);
+    let (destinations, mut alarms) = destination::destinations(&root, &capture.listen, &mut warnings);
+    alarms.heartbeat = heartbeat;
     root.finish();
-    Config { device, clock_trusted, capture, storage, destinations, log_level, warnings }
+    Config { device, clock_trusted, capture, storage, destinations, alarms, log_level, warnings }
 }
 
-fn device(table: &Table<'_, '_, '_>) -> (Device, bool) {
+fn device(table: &Table<'_, '_, '_>) -> (Device, bool, Option<Duration>) {
     let clock_trusted = table.text("clock").is_some_and(|clock| match clock.value.as_str() {
         "auto" => false,
         "trusted" => true,
@@ -254,8 +258,9 @@ fn device(table: &Table<'_, '_, '_>) -> (Device, bool) {
             None => labels.fault_at(&key, format!("must be a text, not {}", read::article(value.get_ref().type_str()))),
         }
     }
+    let heartbeat = table.number("heartbeat_minutes", 0..=10_080, 0);
     table.finish();
-    (device, clock_trusted)
+    (device, clock_trusted, (heartbeat > 0).then(|| Duration::from_secs(heartbeat * 60)))
 }
 
 fn server(table: &Table<'_, '_, '_>, warnings: &mut Vec<String>) -> Capture {

@@ -1,7 +1,6 @@
 //! Connections for what is not HTTP, under the same rules: deadlines, trusted certificates, and nothing unencrypted to a public address
 //! unless it was allowed.
 
-use super::resolver::is_local;
 use super::transport::io_failure;
 use super::{Link, Network};
 use crate::destination::{Failure, Unanswered};
@@ -58,16 +57,21 @@ impl Write for Stream {
 
 /// The addresses of a name that may be connected to. `encrypted`: whatever is said there goes through TLS.
 pub fn addresses(link: &Link, host: &str, port: u16, encrypted: bool) -> Result<Vec<SocketAddr>, Unanswered> {
-    let found: Vec<SocketAddr> = (host.trim_matches(['[', ']']), port)
-        .to_socket_addrs()
-        .map_err(|_| Unanswered { kind: Failure::Dns, detail: String::new() })?
-        .filter(|address| encrypted || link.allow_http || is_local(address.ip()))
-        .collect();
-    if found.is_empty() {
-        let detail = "unencrypted to a public address; use TLS, or set allow_http = true for this destination".to_owned();
-        return Err(Unanswered { kind: Failure::PublicHttp, detail });
+    let guard = link.guard(false);
+    let all = (host.trim_matches(['[', ']']), port).to_socket_addrs();
+    let all = all.map_err(|_| Unanswered { kind: Failure::Dns, detail: String::new() })?;
+    let (mut found, mut kept_from) = (Vec::new(), None);
+    for address in all {
+        match guard.check(address, !encrypted) {
+            Ok(()) => found.push(address),
+            Err(why) => kept_from = Some(why),
+        }
     }
-    Ok(found)
+    match kept_from {
+        Some(why) if found.is_empty() => Err(Unanswered { kind: why.failure(), detail: why.to_string() }),
+        _ if found.is_empty() => Err(Unanswered { kind: Failure::Dns, detail: String::new() }),
+        _ => Ok(found),
+    }
 }
 
 /// A connection to `host`, with the destination's deadlines on it. With `tls`, its handshake is done.

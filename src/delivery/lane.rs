@@ -7,7 +7,7 @@ use super::ahead::Ahead;
 use super::ear::Ear;
 use super::{Assignment, Transport};
 use crate::destination::{Answer, Batch, Class, Identity, Incoming, Judgement, Memory, Moment, Record, Spec, Verdict, exchange};
-use crate::retry::{Change, Fate, Lane as Rules, Permit, Tried};
+use crate::retry::{Change, Fate, Hold, Lane as Rules, Permit, Tried};
 use crate::store::{End, Error, Job, Letter, Outcome, Store, Watcher};
 use crate::time::{Tick, Wall, human};
 use std::collections::{BTreeMap, BTreeSet};
@@ -83,6 +83,8 @@ struct Inner {
     unreadable_until: Option<Tick>,
     // Since when deliveries gather for an exchange that lingers.
     gathering: Option<Tick>,
+    // When its secret was changed, until something has got through with the new one.
+    secret_changed: Option<Wall>,
     paused: bool,
     nudge: Option<i64>,
     told: (&'static str, Option<Wall>, String),
@@ -150,6 +152,7 @@ impl Lane {
                 unreadable: 0,
                 unreadable_until: None,
                 gathering: None,
+                secret_changed: None,
                 paused: false,
                 nudge: None,
                 told: ("open", None, String::new()),
@@ -177,6 +180,13 @@ impl Lane {
         *self.memory() = Memory::default();
         drop(inner);
         self.ear.hear(|h| h.changed = true);
+    }
+
+    /// Its secret is a new one.
+    pub fn secret_changed(&self) {
+        let wall = self.store.timeline().wall();
+        log::info!("destination {}: its secret was changed", self.name());
+        self.inner().secret_changed = Some(wall);
     }
 
     /// Starts as many threads as the destination has workers; those it already has stay.
@@ -502,6 +512,9 @@ impl Lane {
         let doubtful: Vec<bool> = flights.iter().map(|flight| inner.ahead.is_doubtful(flight.job.event)).collect();
         // What was rejected together says nothing yet.
         let changes = if apart { Vec::new() } else { heard(&mut inner.rules, &verdicts, &doubtful, begun.probe, now) };
+        if verdicts.iter().any(|v| v.class == Class::Delivered) {
+            inner.secret_changed = None;
+        }
         let mut ends = Vec::with_capacity(flights.len());
         for ((flight, verdict), doubtful) in flights.into_iter().zip(&verdicts).zip(doubtful) {
             if apart {
@@ -579,6 +592,14 @@ impl Lane {
     fn tell(&self, spec: &Spec, inner: &mut Inner, change: Change, reason: &str, wall: Wall) {
         match change {
             Change::Held(why) => {
+                let since_change = inner.secret_changed.filter(|_| why == Hold::Blocked);
+                let reason = match since_change {
+                    Some(at) => format!(
+                        "{reason}. The refusals began when its secret was changed ({}): does the receiver know the new one?",
+                        at.rfc3339()
+                    ),
+                    None => reason.to_owned(),
+                };
                 inner.ahead.held();
                 let waiting = self.store.counts(self.dest).map_or(0, |c| c.waiting());
                 let next = inner.rules.hold().map_or(Duration::ZERO, |(_, at)| at.since(self.store.timeline().now()));
@@ -589,8 +610,8 @@ impl Lane {
                     wall.rfc3339(),
                     human(next)
                 );
-                inner.told = (why.name(), Some(wall), reason.to_owned());
-                self.store.lane_state(self.dest, why.name(), wall, reason.to_owned());
+                inner.told = (why.name(), Some(wall), reason.clone());
+                self.store.lane_state(self.dest, why.name(), wall, reason);
             }
             Change::Opened => {
                 log::info!("destination {}: well again, sending what waited", spec.name);

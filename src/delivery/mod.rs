@@ -10,7 +10,8 @@ mod smtp;
 mod transport;
 
 pub use lane::{Lane, Status, Step};
-pub use resolver::is_local;
+use resolver::Guard;
+pub use resolver::{is_local, is_ours};
 pub use transport::{Http, Transport, certificates, io_failure, proxy_is_usable};
 
 use crate::destination::{Spec, Timeouts};
@@ -19,6 +20,7 @@ use crate::secret::Hidden;
 use crate::store::Store;
 use crate::time::Tick;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -33,6 +35,17 @@ pub struct Link {
     pub network: Network,
     /// Plain http to public addresses is allowed.
     pub allow_http: bool,
+    /// Loopback, private and link-local addresses are not connected to, whatever a name leads to.
+    pub deny_private: bool,
+    /// Where this daemon itself listens: not to be connected to.
+    pub own: Vec<SocketAddr>,
+}
+
+impl Link {
+    /// Which addresses may be connected to. `allow_public`: connections that are not encrypted may leave the own network.
+    fn guard(&self, allow_public: bool) -> Guard {
+        Guard { allow_public: allow_public || self.allow_http, deny_private: self.deny_private, own: self.own.clone() }
+    }
 }
 
 /// What is spoken with a destination.
@@ -126,8 +139,9 @@ impl Lanes {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the lanes be these: new ones start, missing ones go to sleep with their queue, the others go on under the new rules.
-    pub fn assign(&self, assignments: Vec<Assignment>) -> std::io::Result<()> {
+    /// Makes the lanes be these: new ones start, missing ones go to sleep with their queue, the others go on under the new rules. Those with a
+    /// new secret may be refused because of that.
+    pub fn assign(&self, assignments: Vec<Assignment>, new_secrets: &[i64]) -> std::io::Result<()> {
         let mut lanes = self.lanes();
         for (dest, lane) in lanes.iter() {
             if assignments.iter().all(|a| a.dest != *dest) {
@@ -137,12 +151,18 @@ impl Lanes {
         for assignment in assignments {
             let lane = match lanes.get(&assignment.dest) {
                 Some(lane) => {
+                    if new_secrets.contains(&assignment.dest) {
+                        lane.secret_changed();
+                    }
                     lane.reassign(assignment);
                     Arc::clone(lane)
                 }
                 None => {
                     let dest = assignment.dest;
                     let lane = Arc::new(Lane::new(self.store.clone(), assignment, self.not_before));
+                    if new_secrets.contains(&dest) {
+                        lane.secret_changed();
+                    }
                     self.store.watch(dest, Some(Lane::watcher(&lane)));
                     lanes.insert(dest, Arc::clone(&lane));
                     lane

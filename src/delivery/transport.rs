@@ -4,7 +4,7 @@
 //! live there.
 
 use super::Link;
-use super::resolver::{CachingResolver, PublicHttp};
+use super::resolver::{CachingResolver, Forbidden};
 use crate::destination::{Answer, Failure, HttpRequest, Request, Response};
 use crate::secret::Hidden;
 use std::fmt;
@@ -62,7 +62,7 @@ impl Http {
     pub fn new(link: &Link, over_tls: bool) -> Result<Self, String> {
         let Link { timeouts, network, .. } = link;
         // What is resolved may be a proxy's name; over TLS it matters to nobody where that is.
-        let allow_public_http = link.allow_http || over_tls;
+        let guard = link.guard(over_tls);
         let mut tls = TlsConfig::builder();
         if let Some(pem) = &network.roots {
             tls = tls.root_certs(RootCerts::from(certificates(pem)?));
@@ -89,7 +89,7 @@ impl Http {
             .tls_config(tls.build())
             .proxy(proxy)
             .build();
-        let resolver = Arc::new(CachingResolver::new(allow_public_http));
+        let resolver = Arc::new(CachingResolver::new(guard));
         let agent = Agent::with_parts(config, Connecting::default(), Shared(Arc::clone(&resolver)));
         Ok(Self { agent, resolver })
     }
@@ -180,7 +180,9 @@ fn classify(e: &Error) -> (Failure, String) {
         Error::Timeout(_) => Failure::Timeout,
         Error::Tls(_) | Error::Rustls(_) | Error::Pem(_) | Error::TlsRequired => Failure::Tls,
         Error::ConnectProxyFailed(_) => Failure::Unreachable,
-        Error::Other(inner) if inner.is::<PublicHttp>() => Failure::PublicHttp,
+        Error::Other(inner) if inner.is::<Forbidden>() => {
+            inner.downcast_ref::<Forbidden>().map_or(Failure::Protocol, |forbidden| forbidden.failure())
+        }
         Error::Io(io) => io_failure(io),
         _ => Failure::Protocol,
     };

@@ -65,6 +65,8 @@ pub fn failure(kind: Failure, detail: &str, clock_trusted: bool) -> Verdict {
         Failure::Reset => (Class::Temporary, "connection_reset", "the connection broke before the answer was whole"),
         Failure::Timeout => (Class::Temporary, "timeout", "the receiver did not answer within the deadline"),
         Failure::PublicHttp => (Class::Refused, "plain_http", "the url is not used"),
+        Failure::PrivateAddress => (Class::Refused, "private_address", "the address is not used"),
+        Failure::Itself => (Class::Refused, "loop", "the address is not used"),
         Failure::Protocol => (Class::Temporary, "protocol_error", "the receiver's answer is not HTTP"),
     };
     let reason = if detail.is_empty() { what.to_owned() } else { format!("{what} ({detail})") };

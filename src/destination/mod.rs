@@ -3,11 +3,18 @@
 //! Each type of destination is one file with a [`Connector`]. The transports of `delivery` turn a [`Request`] into an [`Answer`] and know
 //! nothing of either; a connector must never know how its requests travel.
 
+pub mod crm;
 #[cfg(feature = "email")]
 pub mod email;
 mod exchange;
+pub mod hubspot;
 mod judge;
+pub mod mailchimp;
+pub mod oauth;
+pub mod pipedrive;
+pub mod salesforce;
 pub mod webhook;
+pub mod zoho;
 
 pub use exchange::exchange;
 pub use judge::{failure, judge, printable};
@@ -232,6 +239,8 @@ pub struct HttpRequest {
     pub wanted: &'static [&'static str],
     /// Bytes of the answer's body that are read.
     pub answer_bytes_max: usize,
+    /// Neither its body nor that of its answer is shown to people: access is asked for and given in them.
+    pub confidential: bool,
 }
 
 /// Bytes of an answer that tell enough, where it is not told by the record.
@@ -241,7 +250,17 @@ impl HttpRequest {
     /// A request without a header or body.
     pub fn new(method: Method, url: Url) -> Self {
         let shown = place(&url);
-        Self { method, url, shown, headers: Vec::new(), hidden: Vec::new(), body: Vec::new(), wanted: &[], answer_bytes_max: ANSWER_BYTES }
+        Self {
+            method,
+            url,
+            shown,
+            headers: Vec::new(),
+            hidden: Vec::new(),
+            body: Vec::new(),
+            wanted: &[],
+            answer_bytes_max: ANSWER_BYTES,
+            confidential: false,
+        }
     }
 
     /// The value of a header that is shown.
@@ -300,6 +319,11 @@ impl Request {
         }
     }
 
+    /// Whether what is said and answered is shown to nobody.
+    pub fn confidential(&self) -> bool {
+        self.http().is_some_and(|request| request.confidential)
+    }
+
     /// What people are shown of it.
     pub fn shown(&self) -> Shown {
         match self {
@@ -309,7 +333,7 @@ impl Request {
                     verb: request.method.to_string(),
                     place: request.shown.clone(),
                     headers: request.headers.iter().cloned().chain(hidden).collect(),
-                    body: request.body.clone(),
+                    body: if request.confidential { b"(hidden)".to_vec() } else { request.body.clone() },
                 }
             }
             Request::Mail(mail) => Shown {
@@ -431,6 +455,10 @@ pub enum Failure {
     Protocol,
     /// Plain http to a public address, which was not allowed; nothing was sent.
     PublicHttp,
+    /// An address inside the own network, which was denied; nothing was sent.
+    PrivateAddress,
+    /// The daemon's own address; nothing was sent.
+    Itself,
 }
 
 impl Failure {

@@ -151,6 +151,11 @@ fn detail(e: &minijinja::Error) -> String {
 pub struct Event(Value);
 
 impl Event {
+    /// For expressions over something else than an event.
+    pub fn from_json(json: Json) -> Self {
+        Event(value(json))
+    }
+
     /// Reads an event's bytes.
     pub fn parse(body: &[u8]) -> Result<Self, MappingError> {
         serde_json::from_slice::<Json>(body)

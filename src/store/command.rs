@@ -57,11 +57,26 @@ pub type ChangeFn = Box<dyn Fn(&Record) -> Result<Changes, Fault> + Send>;
 
 /// A command for the writer.
 pub(super) enum Work {
-    Capture { event: Box<NewEvent>, submission: Option<[u8; 16]> },
-    Change { lead: String, change: ChangeFn },
+    Capture {
+        event: Box<NewEvent>,
+        submission: Option<[u8; 16]>,
+    },
+    Change {
+        lead: String,
+        change: ChangeFn,
+    },
     Announce(Box<NewEvent>),
+    /// With it, which destinations are in trouble from now on.
+    Alarm(Box<NewEvent>, Vec<i64>),
     Register(Vec<String>),
-    LaneState { dest: i64, state: &'static str, since: Wall, reason: String },
+    /// By which fingerprint the secret of each destination is known.
+    Secrets(String),
+    LaneState {
+        dest: i64,
+        state: &'static str,
+        since: Wall,
+        reason: String,
+    },
     Merge(Arc<salvage::Batch>),
     Ping,
 }
@@ -69,7 +84,7 @@ pub(super) enum Work {
 impl Work {
     pub(super) fn bytes(&self) -> usize {
         match self {
-            Work::Capture { event, .. } | Work::Announce(event) => event.draft.bytes().len(),
+            Work::Capture { event, .. } | Work::Announce(event) | Work::Alarm(event, _) => event.draft.bytes().len(),
             Work::Merge(batch) => batch.bytes(),
             _ => 256,
         }

@@ -1,6 +1,6 @@
 //! The `destination` table: a number for each name, the operator's switches, and the lane's state as last told.
 
-use super::Error;
+use super::{Error, schema};
 use crate::time::Wall;
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -79,4 +79,32 @@ pub fn set_paused(conn: &Connection, dest: i64, paused: bool) -> Result<(), Erro
 pub fn nudge(conn: &Connection, dest: i64) -> Result<(), Error> {
     conn.execute("UPDATE destination SET nudge = nudge + 1 WHERE dest = ?1", [dest])?;
     Ok(())
+}
+
+/// The key in `meta`.
+const FAILING: &str = "failing";
+
+/// Notes which destinations are in trouble, of which somebody has been told.
+pub fn set_failing(conn: &Connection, numbers: &[i64]) -> Result<(), Error> {
+    let text: Vec<String> = numbers.iter().map(i64::to_string).collect();
+    schema::set_meta(conn, FAILING, &text.join(" "))
+}
+
+/// What [`set_failing`] noted.
+pub fn failing(conn: &Connection) -> Result<Vec<i64>, Error> {
+    let text: Option<String> = schema::meta(conn, FAILING)?;
+    Ok(text.unwrap_or_default().split(' ').filter_map(|number| number.parse().ok()).collect())
+}
+
+/// The key in `meta`.
+const SECRETS: &str = "secrets";
+
+/// Notes fingerprints of secrets, as [`secrets`] reads them.
+pub fn set_secrets(conn: &Connection, text: &str) -> Result<(), Error> {
+    schema::set_meta(conn, SECRETS, &text)
+}
+
+/// What [`set_secrets`] noted: `number:fingerprint`, separated by blanks.
+pub fn secrets(conn: &Connection) -> Result<String, Error> {
+    Ok(schema::meta(conn, SECRETS)?.unwrap_or_default())
 }

@@ -52,7 +52,7 @@ pub use wear::{Day, Report as Worn, life};
 use crate::id::IdKey;
 use crate::time::{Clock, Timeline, Wall};
 use rusqlite::Connection;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -317,9 +317,17 @@ impl Store {
 
     /// Keeps an event of the device's own, which is about no lead. Best effort: nobody waits for it.
     pub fn announce(&self, event: NewEvent) {
-        let kind = event.draft.kind.name();
+        self.tell_of(event.draft.kind.name(), Work::Announce(Box::new(event)));
+    }
+
+    /// The same, and with it which destinations are in trouble from now on, so that the next run does not tell of them again.
+    pub fn announce_alarm(&self, event: NewEvent, failing: Vec<i64>) {
+        self.tell_of(event.draft.kind.name(), Work::Alarm(Box::new(event), failing));
+    }
+
+    fn tell_of(&self, kind: &'static str, work: Work) {
         let told = self.submit(
-            Work::Announce(Box::new(event)),
+            work,
             Box::new(move |done| {
                 if let Err(e) = done {
                     log::warn!("the event {kind} could not be kept: {e}");
@@ -387,6 +395,22 @@ impl Store {
             }
             _ => Ok(Vec::new()),
         }
+    }
+
+    /// The destinations whose secret is another one than when this was called before, by fingerprints. Writes only when something is new.
+    pub fn changed_secrets(&self, fingerprints: &[(i64, String)]) -> Result<Vec<i64>, Error> {
+        let before = self.read(|view| destinations::secrets(view.0))?;
+        let known: BTreeMap<i64, &str> =
+            before.split(' ').filter_map(|entry| entry.split_once(':')).filter_map(|(n, print)| Some((n.parse().ok()?, print))).collect();
+        let changed =
+            fingerprints.iter().filter(|(dest, print)| known.get(dest).is_some_and(|known| known != print)).map(|(dest, _)| *dest);
+        let changed = changed.collect();
+        let text: Vec<String> = fingerprints.iter().map(|(dest, print)| format!("{dest}:{print}")).collect();
+        let text = text.join(" ");
+        if text != before {
+            self.call(Work::Secrets(text))?;
+        }
+        Ok(changed)
     }
 
     /// Returns once the writer has come round, or `Busy` after `patience`. Writes nothing.

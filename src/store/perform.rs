@@ -58,9 +58,18 @@ pub fn perform(conn: &Connection, store: &Store, work: &Work, seq: &mut i64, now
             append(conn, store, event, None, seq, now, told)?;
             Ok(Done::Kept)
         }
+        Work::Alarm(event, failing) => {
+            append(conn, store, event, None, seq, now, told)?;
+            destinations::set_failing(conn, failing)?;
+            Ok(Done::Kept)
+        }
         Work::Register(names) => {
             let numbers: Result<Vec<i64>, Error> = names.iter().map(|n| destinations::register(conn, n)).collect();
             Ok(Done::Registered(numbers?))
+        }
+        Work::Secrets(text) => {
+            destinations::set_secrets(conn, text)?;
+            Ok(Done::Kept)
         }
         Work::LaneState { dest, state, since, reason } => {
             destinations::set_state(conn, *dest, state, *since, reason)?;

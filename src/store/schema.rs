@@ -302,7 +302,7 @@ pub fn write_a_little(conn: &Connection, value: u32) -> Result<(), Error> {
     set_meta(conn, "tried", &value)
 }
 
-fn meta<T: rusqlite::types::FromSql>(conn: &Connection, key: &str) -> Result<Option<T>, Error> {
+pub fn meta<T: rusqlite::types::FromSql>(conn: &Connection, key: &str) -> Result<Option<T>, Error> {
     Ok(conn.query_row("SELECT value FROM meta WHERE key = ?1", [key], |r| r.get(0)).optional()?)
 }
 

@@ -76,6 +76,11 @@ impl View<'_> {
         destinations::all(self.0)
     }
 
+    /// The destinations that were told of as failing and not as recovered.
+    pub fn failing(&self) -> Result<Vec<i64>, Error> {
+        destinations::failing(self.0)
+    }
+
     /// What the card had to bear, as the daemon last noted it.
     pub fn worn(&self) -> Result<Option<Worn>, Error> {
         wear::kept(self.0)

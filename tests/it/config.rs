@@ -25,7 +25,7 @@ Mv0lIQIhAI1tZdGj6rBQU5fOg8nvsX9GVRDjbMfiNsSpCgUMMwr1
 -----END CERTIFICATE-----
 ";
 
-fn in_repository(name: &str) -> PathBuf {
+pub fn in_repository(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
@@ -43,13 +43,13 @@ fn example_in_use() -> String {
 }
 
 /// A folder in which everything a file names is there, the way the system would give it.
-struct Machine {
+pub struct Machine {
     dir: TempDir,
     command: Command,
 }
 
 impl Machine {
-    fn new(text: &str) -> Self {
+    pub fn new(text: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let (etc, credentials) = (dir.path().join("etc"), dir.path().join("credentials"));
         for folder in [&etc, &credentials] {
@@ -76,6 +76,18 @@ impl Machine {
         }
         std::fs::write(etc.join("config.toml"), text).unwrap();
         Self { dir, command }
+    }
+
+    /// Runs a command of the program there.
+    pub fn run(&self, args: &[&str]) -> std::process::Output {
+        let mut command = leadsbotd();
+        for (name, value) in self.command.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.args(self.command.get_args()).args(args).output().expect("the program runs")
     }
 
     #[track_caller]
@@ -137,7 +149,7 @@ fn the_example_holds_the_defaults() {
 #[test]
 fn the_example_in_use_passes_the_check() {
     let said = Machine::new(&example_in_use()).passes_check();
-    assert!(said.contains("destinations  crm, sales, archive") && said.contains("sources       website"), "{said}");
+    assert!(said.contains("destinations  crm, sales, newsletter, pager, archive") && said.contains("sources       website"), "{said}");
 }
 
 #[test]
@@ -457,7 +469,7 @@ fn every_configuration_in_the_manual_passes_the_check() {
 }
 
 /// The blocks marked as toml, which are whole files. A part of a file is marked as "toml fragment".
-fn toml_blocks(file: &Path) -> Vec<String> {
+pub fn toml_blocks(file: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(file).unwrap();
     let mut blocks = Vec::new();
     let mut lines = text.lines();

@@ -266,12 +266,7 @@ fn survives(folder: &Path, recording: &Recording, acknowledged: &BTreeSet<String
         name: "crm".to_owned(),
         events: vec!["*".to_owned()],
         when: None,
-        connector: Box::new(Webhook {
-            url: "http://127.0.0.1:1/".parse().unwrap(),
-            secrets: vec![Secret::new(SECRET).unwrap()],
-            body: Body::Full,
-            headers: Vec::new(),
-        }),
+        connector: Box::new(Webhook::new("http://127.0.0.1:1/".parse().unwrap(), vec![Secret::new(SECRET).unwrap()], Body::Full)),
         workers: 1,
     };
     let assignment =

@@ -13,15 +13,18 @@
 
 mod support;
 
+mod alarms;
 mod backup;
 mod bad_http;
 mod bounds;
 mod cli;
 mod clock;
 mod config;
+mod crm;
 mod cut;
 mod damage;
 mod faults;
+mod golden;
 mod hostile;
 #[cfg(feature = "email")]
 mod mail;
@@ -31,9 +34,11 @@ mod packaging;
 mod pages;
 mod peers;
 mod power;
+mod rotation;
 mod space;
 mod spine;
 mod systemd;
 mod tls;
 mod upgrade;
 mod wear;
+mod webhooks;

@@ -222,7 +222,7 @@ fn spec(dest: usize, setup: &Setup) -> Spec {
         name: DESTINATIONS[dest].to_owned(),
         events: if dest == 1 { vec!["lead.created".to_owned(), "lead.updated".to_owned()] } else { vec!["lead.*".to_owned()] },
         when: when.map(|source| Expr::new("when", &source).unwrap()),
-        connector: Box::new(Webhook { url, secrets: vec![Secret::new(SECRET).unwrap()], body, headers: Vec::new() }),
+        connector: Box::new(Webhook::new(url, vec![Secret::new(SECRET).unwrap()], body)),
         workers: setup.workers,
     }
 }

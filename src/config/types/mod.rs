@@ -4,16 +4,23 @@
 
 #[cfg(feature = "email")]
 mod email;
+mod hubspot;
+mod mailchimp;
+mod pipedrive;
+mod salesforce;
 mod webhook;
+mod zoho;
 
 use super::read::{At, Report, Table};
 use super::secrets;
 use crate::delivery::{Wire, is_local};
 use crate::destination::Connector;
+use crate::destination::crm::Fields;
 use crate::event::{Context, Draft, Kind};
 use crate::mapping::{Event, Expr, MappingError, Shape, Template};
 use crate::secret::Hidden;
 use crate::time::Wall;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use toml::de::DeValue;
 use url::{Host, Url};
 
@@ -25,6 +32,8 @@ pub struct Given<'g, 'r, 't, 'v> {
     pub samples: &'g Samples,
     /// `allow_http`
     pub allow_http: bool,
+    /// Where the daemon listens.
+    pub own: &'g [SocketAddr],
     /// What is not wrong but should be known.
     pub warnings: &'g mut Vec<String>,
 }
@@ -42,11 +51,28 @@ type Reader = fn(&mut Given<'_, '_, '_, '_>) -> Option<Made>;
 /// Every type there is, by the word for it.
 const TYPES: &[(&str, Reader)] = &[
     ("webhook", webhook::read),
+    ("hubspot", hubspot::read),
+    ("salesforce", salesforce::read),
+    ("pipedrive", pipedrive::read),
+    ("zoho", zoho::read),
+    ("mailchimp", mailchimp::read),
     #[cfg(feature = "email")]
     ("email", email::read),
     #[cfg(not(feature = "email"))]
     ("email", left_out),
 ];
+
+/// Which events a destination takes when it does not say: a CRM has no use for a reply, and some can only create.
+pub fn default_events(table: &Table<'_, '_, '_>) -> &'static [&'static str] {
+    let value = |key| table.text(key).map(|text| text.value);
+    match value("type").as_deref() {
+        Some("hubspot" | "zoho") => &["lead.created", "lead.updated", "lead.status_changed"],
+        Some("salesforce") if value("mode").as_deref() == Some("rest") => &["lead.created", "lead.updated", "lead.status_changed"],
+        Some("salesforce" | "pipedrive") => &["lead.created"],
+        Some("mailchimp") => &["lead.created", "lead.updated"],
+        _ => &["lead.*"],
+    }
+}
 
 /// For a type that this program was built without.
 #[cfg(not(feature = "email"))]
@@ -117,16 +143,25 @@ impl Given<'_, '_, '_, '_> {
         secrets::hidden(self.table, self.warnings).map(|text| Hidden(text.value))
     }
 
+    /// A text as an address, if it is one that may be used.
+    pub fn checked(&self, text: &At<String>) -> Option<Url> {
+        let url = check_url(self.table, text, self.allow_http)?;
+        if self.own.iter().any(|own| leads_to(&url, *own)) {
+            self.table.fault_at(text, "leads to leadsbotd itself, where every event would make another one");
+        }
+        Some(url)
+    }
+
     /// An address that must be given.
     pub fn url(&self, key: &'static str) -> Option<Url> {
         let text = self.table.required(key)?;
-        check_url(self.table, &text, self.allow_http)
+        self.checked(&text)
     }
 
     /// An address with a default, which must be a whole URL.
     pub fn url_or(&self, key: &'static str, default: &str) -> Option<Url> {
         match self.table.name(key) {
-            Some(text) => check_url(self.table, &text, self.allow_http),
+            Some(text) => self.checked(&text),
             None => Url::parse(default).ok(),
         }
     }
@@ -134,7 +169,7 @@ impl Given<'_, '_, '_, '_> {
     /// An address that is itself a secret: a text, or a table as in [`Given::hidden`].
     pub fn secret_url(&mut self, key: &'static str) -> Option<Url> {
         let text = self.hidden(key)?;
-        check_url(self.table, &text, self.allow_http)
+        self.checked(&text)
     }
 
     /// An expression.
@@ -154,6 +189,44 @@ impl Given<'_, '_, '_, '_> {
         if self.table.has(key) { self.template(key) } else { Template::new(key, default).ok() }
     }
 
+    /// A text with a default.
+    pub fn text_or(&self, key: &'static str, default: &str) -> String {
+        self.table.name(key).map_or_else(|| default.to_owned(), |text| text.value)
+    }
+
+    /// One of several words, the first of which is the default.
+    pub fn choice<T: Copy>(&self, key: &'static str, words: &[(&str, T)]) -> Option<T> {
+        let (_, default) = words.first()?;
+        let Some(text) = self.table.name(key) else { return Some(*default) };
+        let found = words.iter().find(|(word, _)| *word == text.value).map(|(_, value)| *value);
+        if found.is_none() {
+            let (last, others) = words.split_last()?;
+            let others: Vec<&str> = others.iter().map(|(word, _)| *word).collect();
+            self.table.fault_at(&text, format!("must be {} or {}", others.join(", "), last.0));
+        }
+        found
+    }
+
+    /// `map` over the properties that a CRM gets anyway. These are known to be right.
+    pub fn fields(&self, defaults: &[(&str, &str)]) -> Option<Fields> {
+        let own = self.map("map");
+        Fields::new(defaults, own).ok()
+    }
+
+    /// A name that becomes a part of a path: letters, digits, `_`, `-` and `.`.
+    pub fn path_part(&self, key: &'static str, default: Option<&str>) -> Option<String> {
+        let text = match default {
+            Some(default) if !self.table.has(key) => return Some(default.to_owned()),
+            Some(_) => self.table.name(key)?,
+            None => self.table.required(key)?,
+        };
+        if text.value.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b)) && !text.value.starts_with('.') {
+            return Some(text.value);
+        }
+        self.table.fault_at(&text, "must have letters, digits, _, - and . only");
+        None
+    }
+
     /// The same for a page: what is inserted is escaped for HTML.
     pub fn html_template(&self, key: &'static str) -> Option<Template> {
         let text = self.table.name(key)?;
@@ -170,7 +243,7 @@ impl Given<'_, '_, '_, '_> {
     }
 }
 
-pub fn check_url(table: &Table<'_, '_, '_>, text: &At<String>, allow_http: bool) -> Option<Url> {
+fn check_url(table: &Table<'_, '_, '_>, text: &At<String>, allow_http: bool) -> Option<Url> {
     let url = match Url::parse(&text.value) {
         Ok(url) => url,
         Err(e) => {
@@ -197,6 +270,18 @@ pub fn check_url(table: &Table<'_, '_, '_>, text: &At<String>, allow_http: bool)
         }
         None => Some(url),
     }
+}
+
+/// Whether this is where the daemon listens, as far as that can be known without looking a name up; the resolver checks the rest.
+fn leads_to(url: &Url, own: SocketAddr) -> bool {
+    let ip: IpAddr = match url.host() {
+        Some(Host::Ipv4(ip)) => ip.into(),
+        Some(Host::Ipv6(ip)) => ip.into(),
+        Some(Host::Domain("localhost")) => Ipv4Addr::LOCALHOST.into(),
+        _ => return false,
+    };
+    url.port_or_known_default() == Some(own.port())
+        && (ip == own.ip() || ip.is_unspecified() || (own.ip().is_unspecified() && ip.is_loopback()))
 }
 
 /// Only what can be known without looking the name up; the resolver checks the rest when it connects.

@@ -19,6 +19,9 @@ use tokio::runtime::Runtime;
 /// A request it saw.
 #[derive(Debug, Clone)]
 pub struct Delivery {
+    pub method: String,
+    /// Path and query.
+    pub path: String,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
     pub answered: u16,
@@ -151,7 +154,13 @@ impl Receiver {
                                 .iter()
                                 .map(|(n, v)| (n.to_string(), String::from_utf8_lossy(v.as_bytes()).into_owned()))
                                 .collect();
-                            let mut delivery = Delivery { headers, body: body.to_bytes().to_vec(), answered: 0 };
+                            let mut delivery = Delivery {
+                                method: parts.method.to_string(),
+                                path: parts.uri.to_string(),
+                                headers,
+                                body: body.to_bytes().to_vec(),
+                                answered: 0,
+                            };
                             let script = Arc::clone(&script.lock().unwrap());
                             let reply = script(&delivery);
                             delivery.answered = reply.status;

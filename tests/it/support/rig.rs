@@ -73,15 +73,12 @@ fn lane(store: &Store, name: &str, url: &str, policy: Policy) -> (Arc<Lane>, (i6
         name: name.to_owned(),
         events: vec!["lead.*".to_owned()],
         when: None,
-        connector: Box::new(Webhook {
-            url: url.parse().unwrap(),
-            secrets: vec![Secret::new(SECRET).unwrap()],
-            body: Body::Full,
-            headers: Vec::new(),
-        }),
+        connector: Box::new(Webhook::new(url.parse().unwrap(), vec![Secret::new(SECRET).unwrap()], Body::Full)),
         workers: 1,
     });
-    let transport = connect(&Link { wire: Wire::Http { tls: false }, timeouts, network: Network::default(), allow_http: false }).unwrap();
+    let wire = Wire::Http { tls: false };
+    let link = Link { wire, timeouts, network: Network::default(), allow_http: false, deny_private: false, own: Vec::new() };
+    let transport = connect(&link).unwrap();
     let lane = Arc::new(Lane::new(store.clone(), Assignment { dest, spec: Arc::clone(&spec), policy, transport }, Tick::ZERO));
     store.watch(dest, Some(Lane::watcher(&lane)));
     (lane, (dest, spec))
