@@ -116,9 +116,12 @@ impl Prepared {
         for (name, value) in &shown.headers {
             say(&format!("  {name}: {value}"));
         }
-        // Some bodies are many lines: mails, rows.
-        for line in shown.body.split(|byte| *byte == b'\n') {
-            say(&indent(line.strip_suffix(b"\r").unwrap_or(line)));
+        if serde_json::from_slice::<Value>(&shown.body).is_ok() {
+            return say(&indent(&shown.body));
+        }
+        // A mail is many lines.
+        for line in String::from_utf8_lossy(&shown.body).lines() {
+            say(&if line.is_empty() { String::new() } else { format!("  {}", plain(line)) });
         }
     }
 }
