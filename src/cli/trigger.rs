@@ -116,7 +116,13 @@ impl Prepared {
         for (name, value) in &shown.headers {
             say(&format!("  {name}: {value}"));
         }
-        say(&indent(&shown.body));
+        if serde_json::from_slice::<Value>(&shown.body).is_ok() {
+            return say(&indent(&shown.body));
+        }
+        // A mail is many lines.
+        for line in String::from_utf8_lossy(&shown.body).lines() {
+            say(&if line.is_empty() { String::new() } else { format!("  {}", plain(line)) });
+        }
     }
 }
 

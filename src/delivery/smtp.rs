@@ -268,7 +268,11 @@ impl Talk {
         match self.connection.message(&mail.message) {
             Ok(taken) => Ok(Step::Mail.reply(taken.code().into(), &taken.message().collect::<Vec<_>>().join(" "))),
             Err(e) => Err(match broken(Step::Mail, &e) {
-                Broken::Silent(u) => Unanswered { detail: format!("{HANDED_OVER}: {}", u.detail), ..u }.into(),
+                Broken::Silent(u) => {
+                    // Whatever ended the connection, TLS included: the server may have the mail.
+                    let kind = if u.kind.may_have_sent() { u.kind } else { Failure::Reset };
+                    Unanswered { kind, detail: format!("{HANDED_OVER}: {}", u.detail) }.into()
+                }
                 said @ Broken::Said(_) => said,
             }),
         }

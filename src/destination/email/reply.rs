@@ -165,6 +165,11 @@ fn slow_down(reply: &Read<'_>) -> bool {
 fn unanswered(kind: Failure, detail: &str, clock_trusted: bool) -> Verdict {
     let own = |class, code, reason: &str| Verdict::new(class, code, reason);
     match (kind, detail) {
+        (_, words) if words.starts_with(HANDED_OVER) => {
+            let mut verdict = failure(kind, "", clock_trusted);
+            verdict.reason = "no answer came after the whole mail was sent: it may arrive twice, with the same Message-ID. If it happens often, give the destination a longer timeout_seconds".to_owned();
+            verdict
+        }
         (Failure::Tls, NO_STARTTLS) => own(
             Class::Refused,
             "tls_error",
@@ -185,11 +190,6 @@ fn unanswered(kind: Failure, detail: &str, clock_trusted: bool) -> Verdict {
             "tls_error",
             "the mail server does not speak TLS at this port; security = \"tls\" belongs to port 465, \"starttls\" to 587",
         ),
-        (_, words) if words.starts_with(HANDED_OVER) => {
-            let mut verdict = failure(kind, "", clock_trusted);
-            verdict.reason = "no answer came after the whole mail was sent: it may arrive twice, with the same Message-ID. If it happens often, give the destination a longer timeout_seconds".to_owned();
-            verdict
-        }
         (Failure::Protocol, _) => own(Class::Temporary, "protocol_error", "what answers there is not SMTP; look at server and port"),
         _ => failure(kind, detail, clock_trusted),
     }

@@ -170,6 +170,22 @@ fn every_kind_of_event_has_a_mail() {
 }
 
 #[test]
+fn fields_of_every_shape_are_told_in_words() {
+    let fields = r#"{"vip":true,"no":false,"topics":["a <b>","c"],"n":1.5,"deep":{"x":["<y>"]},"none":null}"#;
+    let piece = email().piece(EVENT.replace(r#"{"interest":"<b>solar</b>"}"#, fields).as_bytes()).unwrap();
+    assert!(
+        piece.text.contains("vip: yes\nno: no\ntopics: a <b>, c\nn: 1.5\ndeep: {\"x\": [\"") && !piece.text.contains("none:"),
+        "{}",
+        piece.text
+    );
+    let html = piece.html.unwrap();
+    for cell in [">yes</td>", ">no</td>", ">a &lt;b&gt;, c</td>", ">1.5</td>"] {
+        assert!(html.contains(cell), "{html}");
+    }
+    assert!(!html.contains("<y>"), "{html}");
+}
+
+#[test]
 fn what_is_too_long_is_cut() {
     let long = Email {
         text: Template::new("text", "{{ data.message }}").unwrap(),
