@@ -519,3 +519,30 @@ fn leads_travel_over_tls_to_a_nats_server_that_knows_the_senders_key() {
     }
     assert!(!daemon.log().contains(seed), "a seed in the log");
 }
+
+#[test]
+fn a_lead_too_large_for_a_broker_is_a_dead_letter_and_the_others_arrive() {
+    let home = Home::new("");
+    let Some(server) = nats_server(&home.path(""), "max_payload: 2048") else { return };
+    let Some(broker) = mosquitto(&home.path(""), "allow_anonymous true\nmax_packet_size 2048\n") else { return };
+    let mut reader = Nats::connect(server.port, "");
+    reader.create(&json!({}));
+    home.configure(&format!(
+        "rejected_attempts = 2\n{}{}",
+        nats("bus", &format!("nats://127.0.0.1:{}", server.port), ""),
+        mqtt("hall", &format!("mqtt://127.0.0.1:{}", broker.port), "")
+    ));
+    let daemon = Daemon::start(&home);
+    let client = Client::new(daemon.address);
+    let mut ids = leads(&client, 5);
+    let (_, large) = client.lead(&json!({"name":"Visitor","message":"x".repeat(3000)}));
+    ids.extend(leads(&client, 5));
+    for name in ["bus", "hall"] {
+        eventually("it is a dead letter", || home.ok(&["queue", "list", name, "--state", "dead"]).contains(&large));
+    }
+    eventually("all others have come", || reader.count() == 10);
+    assert_eq!(reader.ids().into_iter().collect::<BTreeSet<_>>(), ids.iter().cloned().collect());
+    let delivered = |id: &String| daemon.log().contains(&format!("destination hall: {id} attempt 1: delivered"));
+    eventually("the other broker has them too", || ids.iter().all(delivered));
+    assert_eq!((state(&client, "bus").0, state(&client, "hall").0), ("open".to_owned(), "open".to_owned()));
+}

@@ -84,8 +84,8 @@ fn status(head: &[u8]) -> Result<Option<String>, Malformed> {
     Ok(rest.split_ascii_whitespace().next().map(str::to_owned))
 }
 
-/// A message whose answer is to come to `reply`: HPUB.
-pub fn publish(message: &Message, reply: &str) -> Vec<u8> {
+/// A message whose answer is to come to `reply`: HPUB. The second part: the bytes of its headers and body, which the server has a limit for.
+pub fn publish(message: &Message, reply: &str) -> (Vec<u8>, usize) {
     let mut head = String::from("NATS/1.0\r\n");
     for (name, value) in &message.headers {
         head.push_str(name);
@@ -99,7 +99,7 @@ pub fn publish(message: &Message, reply: &str) -> Vec<u8> {
     let mut out = format!("HPUB {} {reply} {} {total}\r\n{head}", message.address, head.len()).into_bytes();
     out.extend_from_slice(&message.body);
     out.extend_from_slice(b"\r\n");
-    out
+    (out, total)
 }
 
 #[cfg(test)]
@@ -193,7 +193,9 @@ mod tests {
             body: "né".as_bytes().to_vec(),
             ..Message::default()
         };
-        let text = String::from_utf8(publish(&message, "_INBOX.a.1")).unwrap();
+        let (bytes, total) = publish(&message, "_INBOX.a.1");
+        let text = String::from_utf8(bytes).unwrap();
+        assert_eq!(total, 41);
         assert_eq!(text, "HPUB leads.a _INBOX.a.1 38 41\r\nNATS/1.0\r\nNats-Msg-Id: evt_1  X: y\r\n\r\nné\r\n");
     }
 }

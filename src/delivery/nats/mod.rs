@@ -207,10 +207,9 @@ impl Session {
         for (index, message) in messages.iter().enumerate() {
             self.next += 1;
             let inbox = format!("{}{}", self.inbox, self.next);
-            let packet = codec::publish(message, &inbox);
-            // The line before it does not count; at most that much is given away.
-            if packet.len() > self.payload_max {
-                set(replies, index, Reply { code: TOO_LARGE.to_owned(), text: format!("{} bytes of {}", packet.len(), self.payload_max) });
+            let (packet, size) = codec::publish(message, &inbox);
+            if size > self.payload_max {
+                set(replies, index, Reply { code: TOO_LARGE.to_owned(), text: format!("{size} bytes of {}", self.payload_max) });
                 continue;
             }
             under_way.insert(inbox, index);
