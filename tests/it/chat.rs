@@ -43,7 +43,7 @@ fn has(what: &str, holds: bool) -> Result<(), String> {
 
 fn posted(d: &Delivery, target: &str) -> Result<Value, String> {
     has("method", d.method == "POST")?;
-    has(&format!("target {}", d.target), d.target == target)?;
+    has(&format!("target {}", d.path), d.path == target)?;
     parsed(d)
 }
 
@@ -147,7 +147,7 @@ fn teams(d: &Delivery) -> Result<(), String> {
 fn matrix(d: &Delivery) -> Result<(), String> {
     has("method", d.method == "PUT")?;
     has("M_MISSING_TOKEN", d.header("authorization") == format!("Bearer syt_{MARK}"))?;
-    let transaction = d.target.strip_prefix("/_matrix/client/v3/rooms/!room:example.com/send/m.room.message/").ok_or("M_UNRECOGNIZED")?;
+    let transaction = d.path.strip_prefix("/_matrix/client/v3/rooms/!room:example.com/send/m.room.message/").ok_or("M_UNRECOGNIZED")?;
     has("transaction", transaction.starts_with("dlv_"))?;
     let body = parsed(d)?;
     has("M_TOO_LARGE", d.body.len() < 65_536)?;
@@ -336,7 +336,7 @@ fn a_chat_that_asks_to_wait_is_waited_for_and_gets_the_same_bytes() {
         at.keeps_to_the_contract(service);
         let seen = at.receiver.seen();
         assert_eq!(seen.len(), 2, "{}", service.name);
-        assert_eq!((&seen[0].target, &seen[0].body), (&seen[1].target, &seen[1].body), "{}", service.name);
+        assert_eq!((&seen[0].path, &seen[0].body), (&seen[1].path, &seen[1].body), "{}", service.name);
     }
 }
 
@@ -411,7 +411,7 @@ fn a_message_that_matrix_took_without_saying_so_comes_again_as_the_same_transact
     client.lead(&json!({ "name": "Jim" }));
     eventually("both are there", || standing.receiver.taken().len() == 2);
     let of = |name: &str| -> Vec<String> {
-        standing.receiver.seen().into_iter().filter(|d| d.json()["body"].as_str().unwrap().contains(name)).map(|d| d.target).collect()
+        standing.receiver.seen().into_iter().filter(|d| d.json()["body"].as_str().unwrap().contains(name)).map(|d| d.path).collect()
     };
     let (jane, jim) = (of("Jane"), of("Jim"));
     assert_eq!((jane.len(), jim.len()), (2, 1));

@@ -21,7 +21,7 @@ use tokio::runtime::Runtime;
 pub struct Delivery {
     pub method: String,
     /// Path and query.
-    pub target: String,
+    pub path: String,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
     pub answered: u16,
@@ -161,7 +161,7 @@ impl Receiver {
                                 .collect();
                             let mut delivery = Delivery {
                                 method: parts.method.to_string(),
-                                target: parts.uri.to_string(),
+                                path: parts.uri.to_string(),
                                 headers,
                                 body: body.to_bytes().to_vec(),
                                 answered: 0,
