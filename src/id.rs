@@ -4,8 +4,8 @@
 //! masked with a keyed digest of those random bits. The mask hides how many leads a kiosk has; it is no secret worth attacking, and
 //! nothing is authenticated by it. An id must never be trusted before the row it names has been compared with it.
 
-use ring::digest::{Context, SHA256, digest};
-use ring::hmac;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::{Digest, Sha256};
 use std::fmt;
 
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
@@ -109,19 +109,19 @@ impl IdKey {
         bytes.extend_from_slice(&self.0);
         bytes.extend_from_slice(&random.to_be_bytes());
         bytes.extend_from_slice(label);
-        first_eight(digest(&SHA256, &bytes).as_ref())
+        first_eight(&Sha256::digest(&bytes))
     }
 }
 
 /// The id of the delivery of one event to one destination: a digest of both, so it is stable without being stored.
 pub fn delivery(event_id: &str, destination: &str) -> String {
-    let mut hasher = Context::new(&SHA256);
+    let mut hasher = Sha256::new();
     hasher.update(event_id.as_bytes());
     hasher.update(b"\n");
     hasher.update(destination.as_bytes());
-    let digest = hasher.finish();
-    let high = first_eight(digest.as_ref());
-    let low = first_eight(digest.as_ref().get(8..).unwrap_or_default());
+    let digest = hasher.finalize();
+    let high = first_eight(&digest);
+    let low = first_eight(digest.get(8..).unwrap_or_default());
     let digits = encode((u128::from(high) << 64) | u128::from(low));
     let mut id = String::with_capacity(4 + DIGITS);
     id.push_str(Kind::Delivery.prefix());
@@ -132,14 +132,16 @@ pub fn delivery(event_id: &str, destination: &str) -> String {
 /// The key under which a submission is remembered: 16 bytes of HMAC over source and the caller's own key, so that the caller's
 /// text is not kept and one source cannot guess another's.
 pub fn submission_key(ids: &IdKey, source: &str, key: &str) -> [u8; 16] {
-    let mut mac = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, &ids.0));
-    mac.update(source.as_bytes());
-    mac.update(&[0]);
-    mac.update(key.as_bytes());
-    let tag = mac.sign();
     let mut out = [0_u8; 16];
-    for (to, from) in out.iter_mut().zip(tag.as_ref()) {
-        *to = *from;
+    // HMAC takes a key of any length; the only error `new_from_slice` can have does not exist for it.
+    if let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&ids.0) {
+        mac.update(source.as_bytes());
+        mac.update(&[0]);
+        mac.update(key.as_bytes());
+        let digest = mac.finalize().into_bytes();
+        for (to, from) in out.iter_mut().zip(digest.iter()) {
+            *to = *from;
+        }
     }
     out
 }

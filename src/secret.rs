@@ -2,7 +2,6 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use ring::hmac::{HMAC_SHA256, Key};
 use std::fmt;
 use subtle::ConstantTimeEq;
 
@@ -12,22 +11,11 @@ pub const BYTES_MIN: usize = 16;
 pub const BYTES_MAX: usize = 1024;
 
 /// A shared secret. `Debug` and `Display` never print it.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Secret {
     text: String,
     standard_key: Vec<u8>,
-    // Both keys as far as they can be worked out before there is something to sign.
-    leadsbot_mac: Key,
-    standard_mac: Key,
 }
-
-impl PartialEq for Secret {
-    fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
-    }
-}
-
-impl Eq for Secret {}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -81,34 +69,24 @@ impl Secret {
             Some(rest) => STANDARD.decode(rest).ok().filter(|key| key.len() >= BYTES_MIN).ok_or(SecretError::BadWhsec)?,
             None => text.as_bytes().to_vec(),
         };
-        Ok(Self::with_keys(text.to_owned(), standard_key))
+        Ok(Self { text: text.to_owned(), standard_key })
     }
 
     /// A new one: `whsec_` and 32 random bytes in base64, which both signatures can use.
     pub fn generate() -> Result<Self, getrandom::Error> {
         let mut bytes = [0_u8; 32];
         getrandom::fill(&mut bytes)?;
-        Ok(Self::with_keys(format!("whsec_{}", STANDARD.encode(bytes)), bytes.to_vec()))
+        Ok(Self { text: format!("whsec_{}", STANDARD.encode(bytes)), standard_key: bytes.to_vec() })
     }
 
-    fn with_keys(text: String, standard_key: Vec<u8>) -> Self {
-        let (leadsbot_mac, standard_mac) = (Key::new(HMAC_SHA256, text.as_bytes()), Key::new(HMAC_SHA256, &standard_key));
-        Self { text, standard_key, leadsbot_mac, standard_mac }
-    }
-
-    /// What makes `X-LeadsBot-Signature`: its key is the configured text's own UTF-8 bytes.
-    pub fn leadsbot_mac(&self) -> &Key {
-        &self.leadsbot_mac
+    /// The key of `X-LeadsBot-Signature`: the configured text's own UTF-8 bytes.
+    pub fn leadsbot_key(&self) -> &[u8] {
+        self.text.as_bytes()
     }
 
     /// The key of `webhook-signature`: what follows `whsec_`, decoded; of any other secret its UTF-8 bytes.
     pub fn standard_key(&self) -> &[u8] {
         &self.standard_key
-    }
-
-    /// What makes `webhook-signature`.
-    pub fn standard_mac(&self) -> &Key {
-        &self.standard_mac
     }
 
     /// Whether `other` is this secret, in time that does not depend on where they differ.

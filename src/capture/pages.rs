@@ -7,8 +7,8 @@ use http::header::{CONTENT_SECURITY_POLICY, ETAG, HeaderName, HeaderValue, REFER
 use http::{HeaderMap, StatusCode};
 use minijinja::Environment;
 use minijinja::value::{Serde, Value};
-use ring::digest::{SHA256, digest};
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
 /// The style sheet of all pages.
 const CSS: &str = include_str!("pages/page.css");
@@ -115,8 +115,8 @@ impl Pages {
             }
         }
         // Of its bytes, so that a new style reaches a phone that has the old one, whatever the version says.
-        let digest = digest(&SHA256, CSS.as_bytes());
-        let css_etag = digest.as_ref().iter().take(8).fold(String::from("\""), |etag, byte| format!("{etag}{byte:02x}")) + "\"";
+        let digest = Sha256::digest(CSS.as_bytes());
+        let css_etag = digest.iter().take(8).fold(String::from("\""), |etag, byte| format!("{etag}{byte:02x}")) + "\"";
         Self { templates: env, css_etag }
     }
 

@@ -5,10 +5,10 @@
 use jiff::fmt::strtime;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ZonedDateTime};
-use md5::{Digest as _, Md5};
+use md5::Md5;
 use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, ErrorKind, Value};
-use ring::digest::{SHA256, digest};
+use sha2::{Digest, Sha256};
 use std::fmt::Write;
 
 /// Digits of a telephone number with its country: ITU-T E.164 allows 15; fewer than 7 are an extension.
@@ -24,7 +24,7 @@ pub fn add(env: &mut Environment<'_>) {
     env.add_filter("e164", e164);
     env.add_filter("date", date);
     env.add_filter("md5", |v: &Value| text(v, |t| hex(&Md5::digest(t))));
-    env.add_filter("sha256", |v: &Value| text(v, |t| hex(digest(&SHA256, t.as_bytes()).as_ref())));
+    env.add_filter("sha256", |v: &Value| text(v, |t| hex(&Sha256::digest(t))));
     env.add_filter("escape_html", |v: &Value| text(v, |t| escaped(t, html)));
     env.add_filter("escape_slack", |v: &Value| text(v, |t| escaped(t, slack)));
     env.add_filter("escape_discord", |v: &Value| text(v, discord));
