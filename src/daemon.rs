@@ -102,7 +102,8 @@ pub struct Daemon {
 impl Daemon {
     /// Starts everything. When this returns, leads are taken.
     pub fn start(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, DaemonError> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("edge").enable_all().build()?;
+        // One thread: with two, each answer wakes the other one, which costs more than it brings. What may take long runs beside it.
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("edge").enable_all().build()?;
         let server = runtime.block_on(Server::bind(&config.capture.listen))?;
         let (store, writer) = Store::open(options(config), clock)?;
         let lanes = Arc::new(Lanes::new(store.clone(), pause_after(store.short_lives())));

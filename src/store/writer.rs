@@ -30,8 +30,8 @@ const CHECKPOINT_FRAMES: i64 = 1000;
 const FORGETTING_FRAMES: i64 = 50;
 /// How many events are written anew for one, roughly.
 const EVENTS_A_FRAME: usize = 4;
-/// So many finished deliveries are moved to history at once.
-const SETTLE_AT: usize = 64;
+/// So many finished deliveries are moved to history at once: as fit on one page of `ready` together with those that still wait.
+const SETTLE_AT: usize = 128;
 /// How many of the oldest rows of each destination are looked at for such when the database is opened.
 const SETTLE_LOOK_AT: i64 = 1000;
 /// The pause between two steps of forgetting: visitors and deliveries go first.
