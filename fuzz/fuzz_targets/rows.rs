@@ -85,7 +85,11 @@ fn spec(name: &str) -> Spec {
         name: name.to_owned(),
         events: vec!["*".to_owned()],
         when: None,
-        connector: Box::new(Webhook::new("http://127.0.0.1:1/".parse().expect("a URL"), vec![Secret::new("0123456789abcdef0123456789abcdef").expect("a secret")], body)),
+        connector: Box::new(Webhook::new(
+            "http://127.0.0.1:1/".parse().expect("a URL"),
+            vec![Secret::new("0123456789abcdef0123456789abcdef").expect("a secret")],
+            body,
+        )),
         workers: 1,
     }
 }

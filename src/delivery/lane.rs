@@ -361,8 +361,11 @@ impl Lane {
                 Err(e) => return Err(e),
             };
             inner.unreadable = 0;
+            // A batch that is full waits for nobody.
+            let full = || self.store.counts(self.dest).is_ok_and(|c| usize::try_from(c.ready).is_ok_and(|ready| ready >= batch.records));
             if jobs.is_empty()
                 && let Some(until) = gathers(inner, batch.linger, now)
+                && !full()
             {
                 inner.ahead.put_back(job);
                 return Ok(Taken::Gathering(until));

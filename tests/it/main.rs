@@ -25,6 +25,7 @@ mod config;
 mod crm;
 mod cut;
 mod damage;
+mod everywhere;
 mod faults;
 mod files;
 mod golden;

@@ -166,6 +166,20 @@ fn the_first_of_a_batch_waits_for_others_as_long_as_it_is_told() {
 }
 
 #[test]
+fn a_batch_that_is_full_waits_for_nobody() {
+    let receiver = Receiver::well();
+    let home = Home::new(&destination(&receiver.url(), &format!("secret = \"{SECRET}\"\nbatch = 3\nlinger_seconds = 86400")));
+    let daemon = Daemon::start(&home);
+    let client = Client::new(daemon.address);
+    for name in ["Jane", "John", "Jim", "Jill"] {
+        client.lead(&json!({ "name": name }));
+    }
+    eventually("the full batch", || !receiver.taken().is_empty());
+    assert_eq!(names(&receiver.taken()[0]), ["Jane", "John", "Jim"]);
+    assert_eq!(counts(&client)["waiting"], 1, "who came too late for it waits for others");
+}
+
+#[test]
 fn killed_again_and_again_between_batches_nothing_is_lost_and_no_byte_differs() {
     let receiver = Receiver::well();
     let home = Home::new(&destination(&receiver.url(), &format!("secret = \"{SECRET}\"\nbatch = 8")));
