@@ -40,6 +40,8 @@ pub struct Seen {
     pub waiting: u64,
     /// When the oldest of them was made.
     pub oldest: Option<Wall>,
+    /// Something has got through since the daemon's start.
+    pub proven: bool,
 }
 
 /// What is to be told of a destination.
@@ -57,13 +59,29 @@ pub struct Lookout {
     // Since when each destination is held.
     held: BTreeMap<i64, Tick>,
     failing: BTreeSet<i64>,
+    // Of those, the ones an earlier run told of: that they are open at a start proves nothing yet.
+    carried: BTreeSet<i64>,
+    // In trouble, and nobody could be told.
+    unheard: BTreeSet<i64>,
     beat: Option<Tick>,
 }
 
 impl Lookout {
     /// One that knows which destinations were told of in an earlier run and are still in trouble.
     pub fn new(failing: impl IntoIterator<Item = i64>) -> Self {
-        Self { failing: failing.into_iter().collect(), ..Self::default() }
+        let failing: BTreeSet<i64> = failing.into_iter().collect();
+        Self { carried: failing.clone(), failing, ..Self::default() }
+    }
+
+    /// Nobody could be told of this one, or nobody asks: it is tried again at the next look. True when that is news.
+    pub fn unheard(&mut self, dest: i64) -> bool {
+        self.failing.remove(&dest);
+        self.unheard.insert(dest)
+    }
+
+    /// Whether this one's trouble was seen before, and nobody could be told.
+    pub fn is_unheard(&self, dest: i64) -> bool {
+        self.unheard.contains(&dest)
     }
 
     /// The destinations that were told of and are still in trouble.
@@ -85,17 +103,21 @@ impl Lookout {
             Some(now.since(*self.held.entry(seen.dest).or_insert(now)))
         };
         let too_long = held_for.zip(options.held).is_some_and(|(held, most)| held >= most);
-        let age = wall.zip(seen.oldest).map(|(wall, oldest)| Duration::from_millis(u64::try_from(wall.0 - oldest.0).unwrap_or(0)));
+        // An event that was taken before the clock was right may say 1970.
+        let oldest = seen.oldest.filter(|at| at.is_plausible());
+        let age = wall.zip(oldest).map(|(wall, oldest)| Duration::from_millis(u64::try_from(wall.0 - oldest.0).unwrap_or(0)));
         let too_old = age.zip(options.age).is_some_and(|(age, most)| age >= most);
         let trouble = seen.state == "blocked" || too_long || too_old;
         if trouble {
             return self.failing.insert(seen.dest).then_some(Alarm::Failing);
         }
-        // A short hold while it gets well is not the end of it yet.
-        if seen.state == "open" && self.failing.remove(&seen.dest) {
-            return Some(Alarm::Recovered);
+        // A short hold while it gets well is not the end of it yet, nor is a start that has tried nothing.
+        if seen.state != "open" || (self.carried.contains(&seen.dest) && !seen.proven && seen.waiting > 0) {
+            return None;
         }
-        None
+        self.unheard.remove(&seen.dest);
+        self.carried.remove(&seen.dest);
+        self.failing.remove(&seen.dest).then_some(Alarm::Recovered)
     }
 
     /// Whether it is time to say that the device lives.
@@ -117,7 +139,7 @@ mod tests {
     const NOON: Wall = Wall(1_795_435_200_000);
 
     fn seen(state: &'static str) -> Seen {
-        Seen { dest: 1, name: "crm".to_owned(), state, reason: String::new(), since: None, waiting: 3, oldest: Some(NOON) }
+        Seen { dest: 1, name: "crm".to_owned(), state, reason: String::new(), since: None, waiting: 3, oldest: Some(NOON), proven: false }
     }
 
     fn minutes(n: u64) -> Duration {
@@ -170,8 +192,23 @@ mod tests {
     fn what_was_told_before_a_restart_is_not_told_again_and_its_end_is() {
         let options = Options::default();
         let mut lookout = Lookout::new([1]);
+        assert_eq!(lookout.look(&seen("open"), NOW, None, &options), None, "it has tried nothing yet");
         assert_eq!(lookout.look(&seen("blocked"), NOW, None, &options), None);
-        assert_eq!(lookout.look(&seen("open"), NOW, None, &options), Some(Alarm::Recovered));
+        assert_eq!(lookout.look(&Seen { proven: true, ..seen("open") }, NOW, None, &options), Some(Alarm::Recovered));
+        let nothing = Seen { waiting: 0, ..seen("open") };
+        assert_eq!(Lookout::new([1]).look(&nothing, NOW, None, &options), Some(Alarm::Recovered));
+    }
+
+    #[test]
+    fn a_trouble_of_which_nobody_could_be_told_is_told_later_and_its_end_only_to_who_knows_of_it() {
+        let (mut lookout, options) = (Lookout::default(), Options::default());
+        assert_eq!(lookout.look(&seen("blocked"), NOW, None, &options), Some(Alarm::Failing));
+        assert!(lookout.unheard(1));
+        assert_eq!(lookout.look(&seen("blocked"), NOW, None, &options), Some(Alarm::Failing));
+        assert!(!lookout.unheard(1), "no news");
+        assert_eq!(lookout.look(&seen("open"), NOW, None, &options), None, "nobody knows of it");
+        assert_eq!(lookout.look(&seen("blocked"), NOW, None, &options), Some(Alarm::Failing));
+        assert!(!lookout.is_unheard(1));
     }
 
     #[test]

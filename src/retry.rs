@@ -191,10 +191,12 @@ impl Lane {
         (missing > 0.0).then(|| now.after(Duration::from_secs_f64(missing / pace + 0.001)))
     }
 
-    /// Notes that an attempt which a [`Permit::Send`] allowed begins.
-    pub fn begins(&mut self, now: Tick) {
+    /// Notes that an attempt which a [`Permit::Send`] allowed begins, with so many deliveries. The pace is one of deliveries: after many at once
+    /// it is waited for the longer.
+    pub fn begins(&mut self, now: Tick, deliveries: usize) {
+        let spent = f64::from(u32::try_from(deliveries).unwrap_or(u32::MAX));
         match self.pace(now) {
-            Some(pace) => self.credit = (self.credit_at(now, pace) - 1.0, now),
+            Some(pace) => self.credit = (self.credit_at(now, pace) - spent, now),
             None => self.opened = None,
         }
     }
@@ -440,7 +442,7 @@ mod tests {
             }
             match lane.permit(now) {
                 Permit::Send => {
-                    lane.begins(now);
+                    lane.begins(now, 1);
                     counts[second] += 1;
                     // A receiver that takes 2000 a second.
                     if counts[second] % 2 == 0 {
@@ -472,12 +474,22 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_counts_for_as_many_as_it_holds() {
+        let mut lane = Lane::new(Policy { rate_per_minute: Some(60), ..Policy::default() });
+        assert_eq!(lane.permit(NOW), Permit::Send);
+        lane.begins(NOW, 100);
+        let Permit::Wait(at) = lane.permit(NOW) else { panic!("must wait") };
+        assert!((100..=101).contains(&at.since(NOW).as_secs()), "{at:?}");
+        assert_eq!(lane.permit(at), Permit::Send);
+    }
+
+    #[test]
     fn what_asks_whether_a_receiver_is_well_keeps_to_its_rate_too() {
         let mut lane = Lane::new(Policy { rate_per_minute: Some(2), breaker_after: 1, ..Policy::default() });
         let (mut now, mut begun) = (NOW, Vec::new());
         while now < NOW.after(Duration::from_secs(600)) {
             match lane.permit(now) {
-                Permit::Send => lane.begins(now),
+                Permit::Send => lane.begins(now, 1),
                 Permit::Probe => lane.probe_begins(now),
                 Permit::Wait(until) => {
                     now = until;

@@ -48,6 +48,11 @@ impl Wall {
         text
     }
 
+    /// Whether a clock that was right may have shown this: from 2025 on.
+    pub fn is_plausible(self) -> bool {
+        self >= EARLIEST
+    }
+
     /// Reads RFC 3339 (`2026-11-23T12:00:00Z`) or a plain date (`2026-11-23`, midnight UTC).
     pub fn parse(text: &str) -> Option<Self> {
         let at = if text.len() == 10 {

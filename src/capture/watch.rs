@@ -2,6 +2,7 @@
 
 use super::Edge;
 use crate::alarm::{Alarm, Lookout, Options, Seen};
+use crate::destination::Class;
 use crate::event;
 use crate::intake::Vitals;
 use crate::store::Error;
@@ -29,7 +30,17 @@ impl Edge {
         let see = |lane: crate::delivery::Status| {
             let (counts, oldest) = (self.store.counts(lane.dest)?, self.store.read(|view| view.oldest(lane.dest))?);
             let waiting = u64::try_from(counts.waiting()).unwrap_or(0);
-            Ok(Seen { dest: lane.dest, name: lane.name, state: lane.state, reason: lane.reason, since: lane.since, waiting, oldest })
+            let proven = lane.attempts.get(&Class::Delivered).is_some_and(|n| *n > 0);
+            Ok(Seen {
+                dest: lane.dest,
+                name: lane.name,
+                state: lane.state,
+                reason: lane.reason,
+                since: lane.since,
+                waiting,
+                oldest,
+                proven,
+            })
         };
         self.lanes.status().into_iter().map(see).collect()
     }
@@ -41,15 +52,22 @@ impl Edge {
         for seen in all {
             let Some(alarm) = lookout.look(seen, now, line.trusted().then_some(wall), options) else { continue };
             match alarm {
+                Alarm::Failing if lookout.is_unheard(seen.dest) => {}
                 Alarm::Failing => {
                     log::warn!("destination {}: failing, {} waiting, {}: {}", seen.name, seen.waiting, seen.state, seen.reason)
                 }
                 Alarm::Recovered => log::info!("destination {}: recovered", seen.name),
             }
-            match self.router().destination_alarm(self.store.ids(), alarm, seen, clock, wall) {
-                Ok(event) if event.targets.is_empty() => {}
-                Ok(event) => self.store.announce_alarm(event, lookout.failing().collect()),
-                Err(e) => log::error!("an event about the device could not be made: {e}"),
+            let told = match self.router().destination_alarm(self.store.ids(), alarm, seen, clock, wall) {
+                Ok(event) => !event.targets.is_empty() && self.store.announce_alarm(event, lookout.failing().collect()),
+                Err(e) => {
+                    log::error!("an event about the device could not be made: {e}");
+                    false
+                }
+            };
+            if alarm == Alarm::Failing && !told {
+                // Who asks for it later, or when there is room again, hears of it then.
+                lookout.unheard(seen.dest);
             }
         }
         if lookout.beats(now, options) {

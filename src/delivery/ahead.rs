@@ -51,6 +51,11 @@ impl Ahead {
         UNCONFIRMED_MAX.saturating_sub(self.busy.len())
     }
 
+    /// Deliveries that are under way, or whose outcome is not on the disk yet.
+    pub fn under_way(&self) -> usize {
+        self.busy.len()
+    }
+
     /// Oldest first again.
     pub fn reread(&mut self) {
         self.buffer.clear();
@@ -162,15 +167,23 @@ impl Ahead {
             self.epoch = epoch;
             self.changes += 1;
         }
+        let (mut cursor, busy) = (self.cursor, &self.busy);
         let (ready, waiting) = store.read(|view| {
-            let ready = view.claim_ready(dest, self.cursor, READY_AHEAD)?;
-            Ok((ready, view.claim_waiting(dest, now, WAITING_AHEAD + self.busy.len())?))
+            let ready = loop {
+                let page = view.claim_ready(dest, cursor, READY_AHEAD)?;
+                let last_page = page.len() < READY_AHEAD;
+                cursor = page.last().map_or(cursor, |last| last.event);
+                let free: Vec<Job> = page.into_iter().filter(|job| !busy.contains(&job.event)).collect();
+                // A page that is all under way says nothing of what stands behind it.
+                if last_page || !free.is_empty() {
+                    break free;
+                }
+            };
+            Ok((ready, view.claim_waiting(dest, now, WAITING_AHEAD + busy.len())?))
         })?;
-        if let Some(last) = ready.last() {
-            self.cursor = last.event;
-        }
+        self.cursor = cursor;
         let mut waiting = waiting.into_iter().filter(|j| !self.busy.contains(&j.event));
-        let mut ready = ready.into_iter().filter(|j| !self.busy.contains(&j.event)).peekable();
+        let mut ready = ready.into_iter().peekable();
         let mut buffer = VecDeque::new();
         while ready.peek().is_some() {
             buffer.extend(ready.by_ref().take(4));

@@ -55,8 +55,6 @@ pub struct Lane {
     inner: Mutex<Inner>,
     ear: Arc<Ear>,
     crew: Mutex<Crew>,
-    // What the connector remembers; of no use to another one.
-    memory: Mutex<Memory>,
     not_before: Tick,
 }
 
@@ -72,6 +70,18 @@ struct Crew {
 struct Given {
     spec: Arc<Spec>,
     transport: Arc<dyn Transport>,
+    // What the connector remembers; of no use to another one, so an exchange that outlives its configuration keeps its own.
+    memory: Arc<Mutex<Memory>>,
+}
+
+impl Given {
+    fn new(spec: Arc<Spec>, transport: Arc<dyn Transport>) -> Self {
+        Self { spec, transport, memory: Arc::default() }
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[derive(Debug)]
@@ -145,7 +155,7 @@ impl Lane {
         Self {
             store,
             dest: assignment.dest,
-            given: Mutex::new(Given { spec: assignment.spec, transport: assignment.transport }),
+            given: Mutex::new(Given::new(assignment.spec, assignment.transport)),
             inner: Mutex::new(Inner {
                 rules: Rules::new(assignment.policy),
                 ahead: Ahead::default(),
@@ -160,7 +170,6 @@ impl Lane {
             }),
             ear,
             crew: Mutex::default(),
-            memory: Mutex::default(),
             not_before,
         }
     }
@@ -176,8 +185,7 @@ impl Lane {
         inner.rules.set_policy(assignment.policy);
         // The change may be what a held lane was waiting for.
         inner.rules.nudge(self.store.timeline().now());
-        *self.given.lock().unwrap_or_else(PoisonError::into_inner) = Given { spec: assignment.spec, transport: assignment.transport };
-        *self.memory() = Memory::default();
+        *self.given.lock().unwrap_or_else(PoisonError::into_inner) = Given::new(assignment.spec, assignment.transport);
         drop(inner);
         self.ear.hear(|h| h.changed = true);
     }
@@ -274,10 +282,6 @@ impl Lane {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn given(&self) -> Given {
         self.given.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -317,7 +321,7 @@ impl Lane {
             if probe {
                 inner.rules.probe_begins(now);
             } else {
-                inner.rules.begins(now);
+                inner.rules.begins(now, jobs.len());
             }
             // Such a one goes alone.
             let doubtful = jobs.first().is_some_and(|job| inner.ahead.is_doubtful(job.event));
@@ -334,7 +338,7 @@ impl Lane {
         if !ready.is_empty() {
             let exchange = catch_unwind(AssertUnwindSafe(|| self.exchange(&given, &ready, begun.doubtful)));
             let (judgement, reached) =
-                exchange.unwrap_or_else(|_| (Judgement::All(Verdict::internal("the attempt met a fault of this program")), false));
+                exchange.unwrap_or_else(|_| (Judgement::All(Verdict::internal("the attempt met a fault of this program")), true));
             if !reached {
                 // Bytes that never reached a receiver bind nobody; those that may have are kept.
                 for flight in &mut ready {
@@ -361,11 +365,12 @@ impl Lane {
                 Err(e) => return Err(e),
             };
             inner.unreadable = 0;
-            // A batch that is full waits for nobody.
-            let full = || self.store.counts(self.dest).is_ok_and(|c| usize::try_from(c.ready).is_ok_and(|ready| ready >= batch.records));
+            // What was tried before has waited, and what goes alone has nobody to wait for.
             if jobs.is_empty()
+                && job.attempts == 0
+                && !inner.ahead.goes_alone(&job)
                 && let Some(until) = gathers(inner, batch.linger, now)
-                && !full()
+                && !self.is_full(inner, batch)
             {
                 inner.ahead.put_back(job);
                 return Ok(Taken::Gathering(until));
@@ -393,6 +398,12 @@ impl Lane {
             return Ok(Taken::Nothing);
         }
         Ok(Taken::Jobs(jobs))
+    }
+
+    /// Whether enough deliveries wait to fill a batch, which then waits for nobody.
+    fn is_full(&self, inner: &Inner, batch: Batch) -> bool {
+        let fresh = |ready: i64| usize::try_from(ready).unwrap_or(0).saturating_sub(inner.ahead.under_way());
+        self.store.counts(self.dest).is_ok_and(|counts| fresh(counts.ready) >= batch.records)
     }
 
     /// Takes in what the writer left: confirmations first, then the operator's switches.
@@ -487,11 +498,15 @@ impl Lane {
                 attempt: flight.job.attempts.saturating_add(1),
             })
             .collect();
-        let mut memory = self.memory().clone();
+        let before = given.memory().clone();
+        let mut memory = before.clone();
         let line = self.store.timeline();
         let moment = || Moment { wall: line.wall(), tick: line.now(), clock_trusted: line.trusted(), vouched: doubtful };
         let (judgement, said) = exchange(&*spec.connector, &records, &mut memory, moment, |request| given.transport.send(request));
-        *self.memory() = memory;
+        // Another worker may have learnt something newer meanwhile.
+        if memory != before {
+            *given.memory() = memory;
+        }
         (judgement, said.iter().any(Answer::may_have_reached))
     }
 

@@ -144,7 +144,7 @@ impl Mqtt {
                 state.session = Some(session);
                 Reply { code: LOST.to_owned(), text: String::new() }
             }
-            Err(Broken::Unanswered(unanswered)) if !any => return unanswered.into(),
+            Err(Broken::Unanswered(unanswered)) if !any => return unanswered.while_talking().into(),
             Err(Broken::Told(reply)) if !any => return Answer::Replies(vec![reply]),
             // What it says of the whole may be the fault of one of those that are left; they are tried again.
             Err(Broken::Told(Reply { code, .. })) => Reply { code: LOST.to_owned(), text: code },

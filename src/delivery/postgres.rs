@@ -209,7 +209,10 @@ impl Session {
             Ok::<(), tokio_postgres::Error>(())
         };
         match self.runtime.block_on(async { tokio::time::timeout(link.timeouts.total, work).await }) {
-            Ok(done) => done.map_err(|e| said(&e)),
+            Ok(done) => done.map_err(|e| match said(&e) {
+                Failed::Silent(unanswered) => Failed::Silent(unanswered.while_talking()),
+                told => told,
+            }),
             Err(_) => Err(Unanswered { kind: Failure::Timeout, detail: String::new() }.into()),
         }
     }

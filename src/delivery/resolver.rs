@@ -5,7 +5,7 @@
 use crate::destination::Failure;
 use std::collections::HashMap;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use ureq::Error;
@@ -44,13 +44,19 @@ pub struct Guard {
 impl Guard {
     /// Whether this address may be connected to; `plain`: without TLS.
     pub fn check(&self, address: SocketAddr, plain: bool) -> Result<(), Forbidden> {
+        // Whoever connects to the address of nobody reaches this machine.
+        let ip = match address.ip().to_canonical() {
+            ip if !ip.is_unspecified() => ip,
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        };
         let to_own = |own: &SocketAddr| {
-            own.port() == address.port() && if own.ip().is_unspecified() { is_ours(address.ip()) } else { own.ip() == address.ip() }
+            own.port() == address.port() && if own.ip().is_unspecified() { is_ours(ip) } else { own.ip().to_canonical() == ip }
         };
         if self.own.iter().any(to_own) {
             return Err(Forbidden::Itself);
         }
-        match is_local(address.ip()) {
+        match is_local(ip) {
             true if self.deny_private => Err(Forbidden::Private),
             false if plain && !self.allow_public => Err(Forbidden::Plain),
             _ => Ok(()),
@@ -177,6 +183,9 @@ mod tests {
             (&usual, "127.0.0.1:8080", true, Err(Forbidden::Itself)),
             (&usual, "127.0.0.9:8080", false, Err(Forbidden::Itself)),
             (&usual, "192.0.2.1:8080", false, Ok(())),
+            (&guard(true, false, "127.0.0.1:8080"), "0.0.0.0:8080", true, Err(Forbidden::Itself)),
+            (&guard(true, false, "127.0.0.1:8080"), "[::ffff:127.0.0.1]:8080", true, Err(Forbidden::Itself)),
+            (&guard(true, true, "127.0.0.1:8080"), "0.0.0.0:80", true, Err(Forbidden::Private)),
             (&guard(true, false, "127.0.0.1:8080"), "192.0.2.1:80", true, Ok(())),
             (&guard(true, false, "127.0.0.1:8080"), "127.0.0.2:8080", true, Ok(())),
             (&guard(true, true, "127.0.0.1:8080"), "10.0.0.1:443", false, Err(Forbidden::Private)),

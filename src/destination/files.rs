@@ -444,7 +444,7 @@ mod tests {
         }
         let long = plain_name(&format!("{}.csv", "ö".repeat(300)));
         assert!(long.len() <= NAME_BYTES_MAX && long.ends_with("ö.csv"), "{long}");
-        let evil = EVENT.replace("booth-a", "../../../root/x");
+        let evil = EVENT.replace("booth-a", "../../../etc/x");
         let incoming = Incoming { bytes: evil.as_bytes(), ..incoming() };
         let files = files(csv(), &["{{ data.source }}", "leads.csv"]);
         let body = String::from_utf8(files.render(&incoming).unwrap().unwrap()).unwrap();

@@ -169,7 +169,7 @@ pub struct Moment {
 }
 
 /// What a connector remembers from one exchange to the next. Lost at a stop: nothing in it may be more than a saving.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Memory {
     /// An access token.
     pub token: Option<Token>,
@@ -178,7 +178,7 @@ pub struct Memory {
 }
 
 /// An access token for a while.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
     /// What goes into the header.
     pub value: Hidden,
@@ -474,6 +474,15 @@ pub struct Unanswered {
     pub kind: Failure,
     /// The transport's words; they may name hosts, never payloads.
     pub detail: String,
+}
+
+impl Unanswered {
+    /// The same on a connection that stood and may have carried bytes of a request: the receiver may have them, whatever broke.
+    #[must_use]
+    pub fn while_talking(self) -> Self {
+        let kind = if self.kind.may_have_sent() { self.kind } else { Failure::Reset };
+        Self { kind, ..self }
+    }
 }
 
 impl From<Unanswered> for Answer {

@@ -321,11 +321,12 @@ impl Store {
     }
 
     /// The same, and with it which destinations are in trouble from now on, so that the next run does not tell of them again.
-    pub fn announce_alarm(&self, event: NewEvent, failing: Vec<i64>) {
-        self.tell_of(event.draft.kind.name(), Work::Alarm(Box::new(event), failing));
+    /// False when the writer could not even be asked.
+    pub fn announce_alarm(&self, event: NewEvent, failing: Vec<i64>) -> bool {
+        self.tell_of(event.draft.kind.name(), Work::Alarm(Box::new(event), failing))
     }
 
-    fn tell_of(&self, kind: &'static str, work: Work) {
+    fn tell_of(&self, kind: &'static str, work: Work) -> bool {
         let told = self.submit(
             work,
             Box::new(move |done| {
@@ -337,6 +338,7 @@ impl Store {
         if told.is_err() {
             log::warn!("the event {kind} could not be kept: the writer is busy");
         }
+        told.is_ok()
     }
 
     fn room(&self) -> Result<(), Error> {

@@ -176,7 +176,8 @@ fn a_batch_that_is_full_waits_for_nobody() {
     }
     eventually("the full batch", || !receiver.taken().is_empty());
     assert_eq!(names(&receiver.taken()[0]), ["Jane", "John", "Jim"]);
-    assert_eq!(counts(&client)["waiting"], 1, "who came too late for it waits for others");
+    eventually("its end", || counts(&client)["waiting"] == 1);
+    assert_eq!(receiver.seen().len(), 1, "who came too late for it waits for others");
 }
 
 #[test]

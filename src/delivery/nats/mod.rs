@@ -174,7 +174,7 @@ impl Nats {
                 *kept = Some(session);
                 Reply { code: LOST.to_owned(), text: String::new() }
             }
-            Err(Broken::Unanswered(unanswered)) if !any => return unanswered.into(),
+            Err(Broken::Unanswered(unanswered)) if !any => return unanswered.while_talking().into(),
             Err(Broken::Told(reply)) if !any => return Answer::Replies(vec![reply]),
             // What it says of the whole may be the fault of one of those that are left; they are tried again.
             Err(Broken::Told(_)) => Reply { code: LOST.to_owned(), text: "the server complained".to_owned() },
