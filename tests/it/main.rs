@@ -40,6 +40,7 @@ mod peers;
 mod power;
 mod rotation;
 mod sheets;
+mod schemas;
 mod space;
 mod spine;
 mod systemd;
