@@ -448,7 +448,7 @@ mod tests {
         let incoming = Incoming { bytes: evil.as_bytes(), ..incoming() };
         let files = files(csv(), &["{{ data.source }}", "leads.csv"]);
         let body = String::from_utf8(files.render(&incoming).unwrap().unwrap()).unwrap();
-        assert!(body.starts_with("_._.._.._root_x/leads.csv\n"), "{body}");
+        assert!(body.starts_with("_._.._.._etc_x/leads.csv\n"), "{body}");
     }
 
     #[test]

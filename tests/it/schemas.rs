@@ -27,7 +27,8 @@ fn accepted(command: &mut Command, request: &[u8]) {
 
 /// Python with the services' clients.
 fn python(package: &str) -> Option<std::path::PathBuf> {
-    let how = "python3 -m venv DIR; DIR/bin/pip install slack_sdk hubspot-api-client google-api-python-client; and name DIR/bin/python in it";
+    let how =
+        "python3 -m venv DIR; DIR/bin/pip install slack_sdk hubspot-api-client google-api-python-client; and name DIR/bin/python in it";
     let python = peer_at("LEADSBOT_PYTHON", how)?;
     let there = Command::new(&python).args(["-c", &format!("import {package}")]).output().is_ok_and(|o| o.status.success());
     if !there {
