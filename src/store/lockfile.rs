@@ -3,6 +3,7 @@
 use super::{Error, beside};
 use std::fs::{File, TryLockError};
 use std::io::Read;
+use std::ops::Deref;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -32,8 +33,28 @@ pub(super) fn note_short_lives(lock: &File, count: u32, boot: &str) {
     drop(lock.set_len(0).and_then(|()| lock.write_all_at(text.as_bytes(), 0)));
 }
 
+/// The lock, held. It is given back by name when dropped: closing the file alone gives it back only once every process that was forked from
+/// this one meanwhile has closed it too.
+#[derive(Debug)]
+pub(super) struct Lock(File);
+
+impl Deref for Lock {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.0
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Whatever goes wrong here, the end of the process gives it back.
+        let _ = self.0.unlock();
+    }
+}
+
 /// Takes the lock that says who the daemon is.
-pub(super) fn lock_for_daemon(path: &Path) -> Result<File, Error> {
+pub(super) fn lock_for_daemon(path: &Path) -> Result<Lock, Error> {
     let failed = |message: String| Error::Open { path: path.to_owned(), message };
     let lock_file = File::options()
         .create(true)
@@ -43,7 +64,7 @@ pub(super) fn lock_for_daemon(path: &Path) -> Result<File, Error> {
         .open(lock_path(path))
         .map_err(|e| failed(format!("cannot make its lock file beside it: {e}; the folder must exist and be writable")))?;
     match lock_file.try_lock() {
-        Ok(()) => Ok(lock_file),
+        Ok(()) => Ok(Lock(lock_file)),
         Err(TryLockError::WouldBlock) => Err(Error::InUse(path.to_owned())),
         Err(TryLockError::Error(e)) => Err(failed(format!("cannot lock its lock file: {e}"))),
     }

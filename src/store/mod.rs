@@ -36,7 +36,7 @@ pub use error::Error;
 pub use leads::{Logged, Record, SUBMISSIONS_REMEMBERED};
 pub use listing::Entry;
 pub use lockfile::daemon_runs;
-use lockfile::{lock_for_daemon, note_short_lives, short_lives};
+use lockfile::{Lock, lock_for_daemon, note_short_lives, short_lives};
 use opened::Opened;
 pub use pack::unpack;
 pub use queue::{End, Job, Letter, Outcome};
@@ -53,7 +53,6 @@ use crate::id::IdKey;
 use crate::time::{Clock, Timeline, Wall};
 use rusqlite::Connection;
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -131,7 +130,7 @@ struct Shared {
     // The file was taken away under the daemon.
     gone: AtomicBool,
     // Held for as long as the daemon lives; other processes see by it that there is one. Holds the number of short lives in a row.
-    lock: File,
+    lock: Lock,
     short_lives: u32,
 }
 
