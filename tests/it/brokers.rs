@@ -2,7 +2,7 @@
 
 use crate::support::http::Client;
 use crate::support::peers::peer;
-use crate::support::{Daemon, Home, SECRET, eventually};
+use crate::support::{Daemon, Home, SECRET, eventually, free_port};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use leadsbotd::secret::Secret;
@@ -11,7 +11,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, 
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -55,10 +55,6 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// `ca.pem`, and `cert.pem` with `key.pem` of a server called localhost.
@@ -238,7 +234,17 @@ fn leads_travel_by_mqtt_3_over_tls_to_a_broker_whose_certificate_holds() {
     assert!(state(&client, "misnamed").1.contains("certificate"), "{:?}", state(&client, "misnamed"));
 }
 
-/// Captures leads while the broker is killed and started again; all must reach the subscriber.
+/// How often the log says that each event was delivered: that the broker has acknowledged it.
+fn acknowledged(daemon: &Daemon) -> BTreeMap<String, usize> {
+    let mut times = BTreeMap::new();
+    for line in daemon.log().lines().filter(|line| line.contains(": delivered delivered: ")) {
+        *times.entry(line.split(' ').find(|word| word.starts_with("evt_")).unwrap().to_owned()).or_default() += 1;
+    }
+    times
+}
+
+/// Captures leads while the broker is killed and started again; all must reach the subscriber, but for what the broker had acknowledged and
+/// took with it: Mosquitto acknowledges before its own file is written.
 #[track_caller]
 fn survives(version: &str) {
     let home = Home::new("");
@@ -252,7 +258,7 @@ fn survives(version: &str) {
     home.configure(&mqtt("bus", &format!("mqtt://127.0.0.1:{}", broker.port), version));
     let daemon = Daemon::start(&home);
     let client = Client::new(daemon.address);
-    let mut ids = Vec::new();
+    let (mut ids, mut lost_by_the_broker) = (Vec::new(), BTreeSet::new());
     for round in 0..3 {
         let before = reader.ids().len();
         let capturing = std::thread::spawn({
@@ -263,20 +269,19 @@ fn survives(version: &str) {
         broker.kill();
         ids.extend(capturing.join().unwrap());
         eventually("the lane holds", || state(&client, "bus").0 == "offline");
+        let had: BTreeSet<String> = reader.ids().into_iter().collect();
+        lost_by_the_broker.extend(acknowledged(&daemon).into_keys().filter(|id| !had.contains(id)));
+        assert!(lost_by_the_broker.len() < 100, "it keeps them for one moment only");
         broker.again();
-        eventually("all have come", || ids.iter().collect::<BTreeSet<_>>() == reader.ids().iter().collect::<BTreeSet<_>>());
+        eventually("all have come", || {
+            let have: BTreeSet<String> = reader.ids().into_iter().collect();
+            ids.iter().all(|id| have.contains(id) || lost_by_the_broker.contains(id))
+        });
         assert_eq!(ids.len(), (round + 1) * 150);
     }
     // One that the broker sent on twice it had from its own store: what it has acknowledged it is not sent again.
-    let mut acknowledged: BTreeMap<String, usize> = BTreeMap::new();
-    eventually("all are acknowledged", || {
-        acknowledged.clear();
-        for line in daemon.log().lines().filter(|line| line.contains(": delivered delivered: ")) {
-            *acknowledged.entry(line.split(' ').find(|word| word.starts_with("evt_")).unwrap().to_owned()).or_default() += 1;
-        }
-        acknowledged.len() == ids.len()
-    });
-    assert!(acknowledged.values().all(|times| *times == 1), "{acknowledged:?}");
+    eventually("all are acknowledged", || acknowledged(&daemon).len() == ids.len());
+    assert!(acknowledged(&daemon).values().all(|times| *times == 1), "{:?}", acknowledged(&daemon));
     // While idle the broker is started anew: the next lead finds a new connection by itself.
     broker.kill();
     broker.again();

@@ -3,7 +3,7 @@
 
 use crate::support::http::Client;
 use crate::support::peers::{missing, peer, peer_at};
-use crate::support::{Daemon, Home, eventually};
+use crate::support::{Daemon, Home, eventually, free_port};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -18,11 +18,6 @@ use tempfile::TempDir;
 
 /// Of every server here.
 const PASSWORD: &str = "correct horse battery";
-
-/// A port that is free now, below those that connections are given at random: it must still be free when the server comes back.
-fn free_port() -> u16 {
-    std::iter::repeat_with(|| fastrand::u16(20_000..32_000)).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
-}
 
 /// A server's process. Dropping it ends it.
 struct Process(Option<Child>);

@@ -26,6 +26,11 @@ pub fn eventually(what: &str, mut ready: impl FnMut() -> bool) {
     }
 }
 
+/// A port that is free now, below those that connections are given at random: it must still be free when a server comes back.
+pub fn free_port() -> u16 {
+    std::iter::repeat_with(|| fastrand::u16(20_000..32_000)).find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
+}
+
 /// The private key of a service account. Made for these tests; it opens nothing.
 pub const ACCOUNT_KEY: &str = include_str!("service_account.pem");
 /// The account's address.
