@@ -26,7 +26,7 @@ const LANES_STOP: Duration = Duration::from_secs(10);
 /// How often it is looked whether the daemon can go on.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// How often the destinations are looked after.
-const LOOK_AFTER_EVERY: Duration = Duration::from_secs(5);
+const LOOK_AFTER_EVERY: Duration = Duration::from_secs(15);
 /// An edge that takes longer to answer is not fed to the watchdog.
 const EDGE_PATIENCE: Duration = Duration::from_secs(10);
 /// A writer that takes longer to come round than this is not fed to the watchdog.
