@@ -56,7 +56,72 @@ def google_sheets(request, body):
     assert all(isinstance(row, list) for row in body["values"])
 
 
-CHECKS = {"hubspot": hubspot, "slack": slack, "google_sheets": google_sheets}
+def mailchimp(request, body):
+    import mailchimp_marketing
+    import requests
+
+    asked = {}
+
+    def put(url, **how):
+        asked.update(url=url, body=json.loads(how["data"]), query=how.get("params") or [])
+        answer = requests.Response()
+        answer.status_code, answer._content = 200, b"{}"
+        answer.headers["content-type"] = "application/json"
+        return answer
+
+    requests.put = put
+    ours = urlsplit(request["to"])
+    server = ours.netloc.split(".")[0]
+    member, of, audience = (ours.path.split("/")[at] for at in (5, 4, 3))
+    assert of == "members", ours.path
+    client = mailchimp_marketing.Client()
+    client.set_config({"api_key": "key", "server": server})
+    query = {name: values[0] for name, values in parse_qs(ours.query).items()}
+    client.lists.set_list_member(audience, member, body, **query)
+    theirs = urlsplit(asked["url"])
+    assert request["verb"] == "PUT" and (ours.netloc, ours.path) == (theirs.netloc, theirs.path), (ours, theirs)
+    assert asked["body"] == body and dict(asked["query"]) == query, asked
+
+
+def pagerduty(request, body):
+    import pagerduty
+
+    asked = {}
+
+    def post(url, json):
+        asked.update(url=url, body=json)
+        raise InterruptedError
+
+    client = pagerduty.EventsApiV2Client(body.pop("routing_key"))
+    client.post = post
+    action, key, rest = body.pop("event_action"), body.pop("dedup_key"), body
+    try:
+        client.send_event(action, key, **rest)
+    except InterruptedError:
+        pass
+    assert request["verb"] == "POST" and asked["url"] == "/v2/enqueue" and request["to"] == client.url, (asked, client.url)
+    assert asked["body"] == {"event_action": action, "dedup_key": key, **rest}, asked
+
+
+def zoho(request, body):
+    import zohocrmsdk
+
+    folder = os.path.join(os.path.dirname(zohocrmsdk.__file__), "src")
+    with open(os.path.join(folder, "json_details.json"), encoding="utf-8") as file:
+        described = json.load(file)["zohocrmsdk.src.com.zoho.crm.api.record.BodyWrapper"]
+    known = {field["name"] for field in described.values()}
+    assert set(body) <= known, f"Zoho's client knows no {set(body) - known}"
+    assert urlsplit(request["to"]).path == "/crm/v8/Leads/upsert" and request["verb"] == "POST"
+
+
+CHECKS = {
+    "hubspot": hubspot,
+    "slack": slack,
+    "google_sheets": google_sheets,
+    "mailchimp": mailchimp,
+    "pagerduty": pagerduty,
+    "zoho": zoho,
+}
 
 request = json.load(sys.stdin)["request"]
 CHECKS[sys.argv[1]](request, json.loads(request["body"]))
